@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sepnas.nets.separable import SeparableNetwork
+from sepnas.plan.device_totals import macs_of_device
 from sepnas.plan.wire import Scale, WireFormat
 from sepnas.separable.architecture import Architecture, named_policy
 from sepnas.separable.build import build_plan
@@ -165,7 +166,7 @@ class Cell:
     def costs(self) -> dict[str, Any]:
         """What it sends for one image, in bytes and in numbers, and the multiply-adds of one device."""
         plan = build_plan(self.architecture)
-        macs = [sum(each.flops for each in device.values()) // 2 for device in plan.segments]
+        macs = [macs_of_device(plan, rank) for rank in range(plan.num_devices)]
         return {"payload_bytes": plan.payload_bytes(), "elements": plan.elements(), "macs_of_a_device": max(macs)}
 
 

@@ -10,10 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from run import HERE, LINKS, Cell, Experiment, Row, cluster_of
+from run import HERE, LINKS, Cell, Experiment, Row, cluster_of, parser_of, run_main, runs_of
 
 from sepnas import api
-from sepnas.errors import SepnasError
 from sepnas.results.provenance import command_line
 from sepnas.results.recorder import Recorder
 from sepnas.separation.document import is_separated
@@ -67,8 +66,7 @@ class Ablation(Experiment):
     """The trainings of one seed; what is found is kept in the folder ``kept``, the table beside it."""
 
     def __init__(self, chosen: argparse.Namespace) -> None:
-        out = chosen.out or Path("runs") / HERE.name
-        super().__init__(chosen.settings, out, chosen.weights, chosen.threads)
+        super().__init__(chosen.settings, runs_of(chosen), chosen.weights, chosen.threads)
         self.kept, self.seed = chosen.kept, chosen.seed
 
     def kept_of(self, name: str, seed: int | None = None) -> Row | None:
@@ -138,13 +136,9 @@ def command_of() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=Path, default=HERE / "settings.json")
-    parser.add_argument("--weights", type=Path, default=Path("data/efficientnet-lite0-57934424.pth"))
-    parser.add_argument("--out", type=Path, default=None, help="the runs [runs/separate-flowers]")
+    parser = parser_of(__doc__)
     parser.add_argument("--kept", type=Path, default=HERE / "ablation", help="what was found; ablation.json beside it")
     parser.add_argument("--seed", type=int, choices=SEEDS, default=0, help="of the trainings")
-    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument(
         "--only", nargs="*", choices=SWITCHES, default=list(SWITCHES), help="these switches; none: write the table"
     )
@@ -160,7 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SepnasError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_main(main)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
-from run import HERE, LINKS, Experiment, cluster_of
+from run import HERE, LINKS, Experiment, cluster_of, experiment_of, parser_of, run_main
 
 from sepnas import api
 from sepnas.assign.assign import assign
-from sepnas.errors import SepnasError
 from sepnas.partition.graph import load_graph
 from sepnas.plan.document import load_plan
 from sepnas.plan.plan import Plan
@@ -54,21 +51,14 @@ def rows_of(experiment: Experiment, link: str) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=Path, default=HERE / "settings.json")
-    parser.add_argument("--out", type=Path, default=None, help="the runs [runs/NAME of the settings' folder]")
-    chosen = parser.parse_args()
-    home = chosen.settings.resolve().parent
-    experiment = Experiment(chosen.settings, chosen.out or Path("runs") / home.name, Path(), None)
+    chosen = parser_of(__doc__).parse_args()
+    experiment = experiment_of(chosen)
     rows = [row for link in LINKS for row in rows_of(experiment, link)]
-    with Recorder(home / "boards.json", root=HERE) as record:
+    with Recorder(experiment.home / "boards.json", root=HERE) as record:
         record.table("boards", rows)
     for row in rows:
         print(row)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SepnasError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_main(main)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from run import HERE, Cell, Experiment
+from run import HERE, Cell, Experiment, experiment_of, parser_of, run_main
 
 from sepnas import api
-from sepnas.errors import SepnasError
 from sepnas.local.processes import LocalWorkers
 from sepnas.nets.trainable import load_trainable
 from sepnas.plan.document import load_plan
@@ -53,17 +50,14 @@ def row_of(experiment: Experiment, cell: Cell, engine: str, count: int) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=Path, default=HERE / "settings.json")
-    parser.add_argument("--out", type=Path, default=None, help="the runs [runs/NAME of the settings' folder]")
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument(
         "--cell", action="append", help="its name in found/, repeated for several [all whose run is there]"
     )
     chosen = parser.parse_args()
-    home = chosen.settings.resolve().parent
-    experiment = Experiment(chosen.settings, chosen.out or Path("runs") / home.name, Path(), None)
-    with Recorder(home / "deployed.json", root=HERE) as record:
+    experiment = experiment_of(chosen)
+    with Recorder(experiment.home / "deployed.json", root=HERE) as record:
         rows = []
         for cell in experiment.cells():
             wanted = chosen.cell is None or cell.name in chosen.cell
@@ -79,7 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SepnasError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_main(main)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
-from run import HERE, LINKS, Experiment, cluster_of
+from run import HERE, LINKS, cluster_of, experiment_of, parser_of, run_main
 
 from sepnas import api
-from sepnas.errors import SepnasError
 from sepnas.exploration.candidate import SeparationCandidate
 from sepnas.objectives import ACCURACY
 from sepnas.results.recorder import Recorder
@@ -25,23 +22,18 @@ def row_of(devices: int, found: SeparationCandidate, is_knee: bool) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=Path, default=HERE / "settings.json")
-    parser.add_argument("--weights", type=Path, default=Path("data/efficientnet-lite0-57934424.pth"))
-    parser.add_argument("--out", type=Path, default=None, help="the runs [runs/NAME of the settings' folder]")
+    parser = parser_of(__doc__)
     parser.add_argument("--devices", type=int, nargs="+", default=[2, 4, 6])
     parser.add_argument("--candidates", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=None)
     chosen = parser.parse_args()
-    home = chosen.settings.resolve().parent
-    out = chosen.out or Path("runs") / home.name
-    experiment = Experiment(chosen.settings, out, chosen.weights, chosen.threads)
+    experiment = experiment_of(chosen)
     reference, rows = experiment.reference(experiment.settings["seeds"][0]), list[Row]()
-    with Recorder(home / "front.json", root=HERE) as record:
+    with Recorder(experiment.home / "front.json", root=HERE) as record:
         for devices in chosen.devices:
             found = api.explore(
-                reference, out / f"front-{devices}-devices", experiment.source, cluster=cluster_of(devices, LINKS[0]),
-                candidates=chosen.candidates, resume=True, threads=chosen.threads,
+                reference, experiment.out / f"front-{devices}-devices", experiment.source,
+                cluster=cluster_of(devices, LINKS[0]), candidates=chosen.candidates, resume=True,
+                threads=chosen.threads,
             )  # fmt: skip
             rows += [row_of(devices, each, each == found.knee) for each in found.front.candidates]
             record.measure(f"front_size_{devices}_devices", len(found.front.candidates), n=found.front.evaluated)
@@ -53,7 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SepnasError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_main(main)

@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from run import BOARD, HERE, LINKS, Experiment, cluster_of
+from run import BOARD, HERE, LINKS, Experiment, cluster_of, run_main
 
 from sepnas import api
 from sepnas.assign.assign import assign
-from sepnas.errors import SepnasError
 from sepnas.partition.graph import load_graph
 from sepnas.results.recorder import Recorder
 from sepnas.train.source import DataSource
@@ -63,7 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SepnasError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_main(main)

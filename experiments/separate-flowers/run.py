@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -266,17 +266,41 @@ def accuracy_of(row: Row) -> float:
     return float(row.get("accuracy") or max(row["val_by_epoch"]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The options that the commands of an experiment share."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--settings", type=Path, default=HERE / "settings.json")
     parser.add_argument("--weights", type=Path, default=Path("data/efficientnet-lite0-57934424.pth"))
     parser.add_argument("--out", type=Path, default=None, help="the runs [runs/NAME of the settings' folder]")
     parser.add_argument("--threads", type=int, default=None)
+    return parser
+
+
+def experiment_of(chosen: argparse.Namespace) -> Experiment:
+    """The experiment that the options name."""
+    return Experiment(chosen.settings, runs_of(chosen), chosen.weights, chosen.threads)
+
+
+def runs_of(chosen: argparse.Namespace) -> Path:
+    """The folder of the runs."""
+    out: Path = chosen.out or Path("runs") / chosen.settings.resolve().parent.name
+    return out
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """A command, whose errors are messages."""
+    try:
+        main()
+    except SepnasError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--references", action="store_true", help="only the whole networks, trained or as kept")
     parser.add_argument("--list", action="store_true", help="what is found already, and write the table")
     chosen = parser.parse_args()
-    out = chosen.out or Path("runs") / chosen.settings.resolve().parent.name
-    experiment = Experiment(chosen.settings, out, chosen.weights, chosen.threads)
+    experiment = experiment_of(chosen)
     if chosen.references:
         for seed in experiment.settings["seeds"]:
             print(experiment.reference(seed))
@@ -292,7 +316,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SepnasError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_main(main)
