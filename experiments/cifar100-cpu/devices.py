@@ -186,7 +186,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--teacher", type=Path, default=TEACHER, help="run.py --references of separate-flowers makes it"
     )
-    parser.add_argument("--only", nargs="+", default=None, metavar="NAME", help="these, such as 4-devices-late-concat")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="these, such as 4-devices-late-concat, or 4-devices-late-concat-seed-0",
+    )
     parser.add_argument("--list", action="store_true", help="what is found already, and write the table")
     return parser.parse_args()
 
@@ -198,7 +204,11 @@ def main() -> None:
     if chosen.child:
         table.train(*named[chosen.child])
         return
-    wanted = [name for name, (_, row) in named.items() if chosen.only is None or row.name in chosen.only]
+    only = set(chosen.only or named)
+    unknown = only - set(named) - {row.name for _, row in named.values()}
+    if unknown:
+        raise SpecError(f"--only: there is no {', '.join(sorted(unknown))}; known: {', '.join(named)}")
+    wanted = [name for name, (_, row) in named.items() if only & {name, row.name}]
     missing = [name for name in wanted if not table.found(*named[name])]
     try:
         if not chosen.list:
