@@ -9,9 +9,7 @@ import torch
 
 from sepnas.exploration.knobs import Knobs
 from sepnas.exploration.separations import Separations
-from sepnas.importing.separated import recalibrated
 from sepnas.nets.crossings import crossings_of
-from sepnas.nets.separated import separated_weights
 from sepnas.nets.trainable import TrainableGraph, load_trainable
 from sepnas.objectives import ACCURACY
 from sepnas.separable.space import Genotype
@@ -38,9 +36,9 @@ class SeparationEvaluator:
         """The accuracy of a separation, by its name as an objective."""
         of, (separation, thinned) = self.separations.of, self.separations.separation(Knobs.of(genotype))
         made = self.separations.network(separation, thinned)
-        weights = separated_weights(made.recipe, of.weights)
-        if thinned.mixtures and of.samples:
-            weights = recalibrated(made, weights, of.samples)
+        weights = of.weights_of(made)
+        if thinned.mixtures:
+            weights = of.adapted(made, weights)
         network = TrainableGraph(made.graph, weights, crossings_of(made.graph, made.plan()))
         return {ACCURACY.name: self._accuracy(network)}
 

@@ -15,11 +15,7 @@ from sepnas.importing.choose_tiles import choose_tiles
 from sepnas.importing.folder import new_folder
 from sepnas.importing.run import Progress
 from sepnas.importing.separator import Separator
-from sepnas.nets.crossings import crossings_of
 from sepnas.nets.graph import GraphNetwork, load_graph_network
-from sepnas.nets.separated import separated_weights
-from sepnas.nets.statistics import recalibrate
-from sepnas.nets.trainable import TrainableGraph
 from sepnas.options import option
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
 from sepnas.plan.document import save_plan
@@ -89,7 +85,7 @@ def separate_network(
     most. The layers up to the tensor ``tiles_until`` stay exact, in tiles; ``auto`` chooses it for the cluster, with
     ``none`` there are none. ``wire`` is the format of all messages, or ``auto`` for the best of each. On ``samples``,
     inputs of the network ``(B, ...)``, activations and the costs of errors are measured, and, if not everything is
-    sent, the statistics of batch norms in the separated network.
+    sent, how the statistics of batch norms move in the separated network.
 
     Raises:
         SpecError: a network without weights, or that is separated already; an unknown format; a budget that does not
@@ -115,11 +111,11 @@ def separate_network(
         separation, thinned = separation_of(placement, of.arrays, statistics, limits)
         _told(show, 4)
         separated = of.network(separation, thinned)
-        cut = separated_weights(separated.recipe, of.weights)
+        cut = of.weights_of(separated)
         result = _result(of, placement, separation, separated, cut)
         _told(show, 5)
-        if thinned.mixtures and samples:
-            cut = recalibrated(separated, cut, samples)
+        if thinned.mixtures:
+            cut = of.adapted(separated, cut)
         _write(made, result, cut)
     show(len(_STEPS), len(_STEPS), "done")
     return result
@@ -166,15 +162,6 @@ def _result(
         repeated_layers=tuple(space.name for space in spaces_of(channels) if space.name not in grouped),
         deviation=deviation,
     )  # fmt: skip
-
-
-def recalibrated(
-    separated: SeparatedGraph, weights: Mapping[str, Tensor], samples: Sequence[tuple[Tensor, ...]]
-) -> dict[str, Tensor]:
-    """The weights with the statistics of batch norms as they are where channels are estimated."""
-    network = TrainableGraph(separated.graph, weights, crossings_of(separated.graph, separated.plan()))
-    recalibrate([network], samples, lambda inputs: network(*inputs))
-    return network.weights_by_name
 
 
 @torch.no_grad()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
 from sepnas.nets.channel_statistics import measure_statistics
+from sepnas.nets.crossings import crossings_of
 from sepnas.nets.graph import GraphNetwork
-from sepnas.nets.separated import arrays_of
+from sepnas.nets.separated import arrays_of, separated_weights
+from sepnas.nets.shifted_statistics import ShiftedStatistics
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
@@ -51,6 +53,10 @@ class Separator:
         return measure_statistics(self.channels, self.weights, self.samples, seed=self.seed)
 
     @cached_property
+    def _norms(self) -> ShiftedStatistics:
+        return ShiftedStatistics(self.graph, self.weights, self.samples)
+
+    @cached_property
     def importance(self) -> Importance:
         return importance_of(self.channels, self.arrays, self.statistics)
 
@@ -81,6 +87,15 @@ class Separator:
     def network(self, separation: Separation, thinned: Thinned) -> SeparatedGraph:
         """The separated network of one of its separations, without weights."""
         return separated_graph(self.graph, separation, thinned.mixtures, self.statistics, self.channels)
+
+    def weights_of(self, separated: SeparatedGraph) -> dict[str, Tensor]:
+        """The weights of a separated network, cut from the original's."""
+        return separated_weights(separated.recipe, self.weights)
+
+    def adapted(self, separated: SeparatedGraph, cut: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights that were cut, with the statistics of batch norms as they are where channels are estimated."""
+        crossings = crossings_of(separated.graph, separated.plan())
+        return self._norms.weights_of(separated.graph, cut, separated.recipe, crossings)
 
     def limits(
         self,

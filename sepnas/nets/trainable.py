@@ -87,7 +87,7 @@ class TrainableGraph(nn.Module):
     def reset_running_stats(self) -> None:
         """Forget all running statistics, as a batch norm of torch does."""
         self._seen = 0
-        for node in filter(_is_norm, self.graph.nodes):
+        for node in norms_of(self.graph):
             for role, value in zip(STATISTICS, (0.0, 1.0), strict=True):
                 module, leaf = self._places[node.inputs[role]]
                 module._buffers[leaf].fill_(value)  # type: ignore[union-attr]
@@ -167,7 +167,7 @@ def trained_weights(graph: Graph) -> frozenset[str]:
 
     Where a graph does not say what is made of parameters, what was computed in advance is not changed.
     """
-    measured = {node.inputs[role] for node in filter(_is_norm, graph.nodes) for role in STATISTICS}
+    measured = {node.inputs[role] for node in norms_of(graph) for role in STATISTICS}
     fixed = {*(graph.computed if graph.buffers is None else graph.buffers), *measured}
     return frozenset(
         name
@@ -191,6 +191,11 @@ def folder_crossings(graph: Graph, folder: Path) -> Crossings:
     if not is_separated(folder):
         return {}
     return crossings_of(graph, load_plan(folder / PLAN_NAME))
+
+
+def norms_of(graph: Graph) -> list[GraphNode]:
+    """The batch norms of a graph."""
+    return [node for node in graph.nodes if _is_norm(node)]
 
 
 def _is_norm(node: GraphNode) -> bool:

@@ -110,8 +110,8 @@ class SeparatedGraphBuilder:
         ]
         return made[0] if len(made) == 1 else self.join(name, made, axis, device)
 
-    def mix(self, tensor: str, axis: int, mixtures: Array, device: int) -> str:
-        """Mixtures ``(K, C)`` of a tensor's channels, on the device that has it."""
+    def mix(self, tensor: str, axis: int, mixtures: Array, device: int, offset: Array | None = None) -> str:
+        """Mixtures ``(K, C)`` of a tensor's channels, plus ``offset`` ``(K,)``, on the device that has it."""
         dims = self.dims(tensor)
         last = axis == len(dims) - 1
         ones = () if last else (1,) * (len(dims) - 2)
@@ -119,9 +119,12 @@ class SeparatedGraphBuilder:
         weight = self.new_weight(
             f"{tensor}.sent.weight", "OI" + "THW"[3 - len(ones) :], sizes, MixingWeight(mixtures, sizes)
         )
+        inputs = {"input": tensor, "weight": weight}
+        if offset is not None:
+            sizes = offset.shape
+            inputs["bias"] = self.new_weight(f"{tensor}.sent.bias", "O", sizes, MixingWeight(offset, sizes))
         return self.add(
-            f"{tensor}.sent", device, "linear" if last else "conv", {"input": tensor, "weight": weight}, {},
-            self.tensors[tensor].axes,
+            f"{tensor}.sent", device, "linear" if last else "conv", inputs, {}, self.tensors[tensor].axes
         )  # fmt: skip
 
     def new_weight(self, name: str, axes: str, dims: tuple[int, ...], made: Ingredient) -> str:

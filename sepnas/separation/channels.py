@@ -106,6 +106,10 @@ class ChannelMap:
         found = (self.graph.derived(layer.node) for layer in self.readers.get(tensor, ()))
         return max((each.kind.padding_share(each.use) for each in found if each), default=0.0)
 
+    def may_be_centred(self, tensor: str) -> bool:
+        """Whether a constant may be added to what layers read of a tensor, and its effect taken from their biases."""
+        return self.padding_share(tensor) == 0
+
     def is_read_out(self, tensor: str) -> bool:
         """Whether all of a tensor lies on the read-out device."""
         return bool((self.labels(tensor) == READ_OUT).all())

@@ -7,6 +7,10 @@ eigenvectors U of A R Aᵀ leave the least cost: an eigenvalue is what the absen
 of them than outputs that read the channels, so that all mixtures together are partial sums: the layer is exact, at
 fewer bytes than its input (low-rank approximation of a layer's answers, as in arXiv 1505.06798, here of the blocks
 between devices).
+
+A sender centres and scales its mixtures, so that rounding all of a message in equal steps costs least. The estimate
+takes rounding as noise, and each mixture as telling of all channels, whoever has them (the linear estimate of least
+mean square error).
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sepnas.plan.wire import LEVELS, WireFormat
 from sepnas.separation.atoms import Labels
 from sepnas.separation.channels import ChannelMap
 from sepnas.separation.importance import Weights, energy_of, weight_of
@@ -31,26 +36,43 @@ _ROUNDING = 1e-10
 """Added to all variances, as a share of the mean square: what rounding may have left of them."""
 _RANK = 1e-12
 """Eigenvalues below this share of the largest are zero."""
+_RANGE = 7.0
+"""From the least to the greatest value of a message, in standard deviations."""
+
+
+def rounding_of(wire: WireFormat) -> float:
+    """The error's variance in a format, in that of the values: the error is even within a step."""
+    return (_RANGE / LEVELS[wire]) ** 2 / 12 if wire in LEVELS else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
     """The mixtures ``(K, C)`` of a source's channels for a device, the most valuable first, and their values ``(K,)``.
 
-    Each has a variance of 1, as far as it is not known already: rounding all of a message in equal steps then costs
-    least, and weights have sizes that training is used to.
+    Each has a variance of 1: rounding all of a message in equal steps then costs least, and weights have sizes that
+    training is used to. ``news`` ``(K,)`` is the part of this variance that the device does not know already.
     """
 
     mixtures: Array
     values: Array
+    news: Array
+
+    def values_in(self, wire: WireFormat) -> Array:
+        """The values ``(K,)`` of mixtures that are rounded on their way: news in noise."""
+        return self.values * self.news / (self.news + rounding_of(wire))
 
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """What a device is sent of ``channels`` of a tensor: ``mixtures`` ``(K, channels)``, or the channels themselves."""
+    """What a device is sent of ``channels`` of a tensor: ``mixtures`` ``(K, channels)``, or the channels themselves.
+
+    The sender adds ``offset`` ``(K,)`` to mixtures; what arrives has an error of variance ``noise``.
+    """
 
     channels: Labels
     mixtures: Array | None = None
+    offset: Array | None = None
+    noise: float = 0.0
 
     @property
     def width(self) -> int:
@@ -71,26 +93,32 @@ class Known:
     def __init__(self, statistics: ChannelStatistics, own: Labels) -> None:
         self.mean, self.own, count = np.asarray(statistics.mean, dtype=np.float64), own, len(statistics.mean)
         self.covariance = _certain(statistics)
+        self.others = others = np.setdiff1d(np.arange(count), own)
         self.slopes = np.zeros((count, len(own)))
         self.slopes[own] = np.eye(len(own))
         if len(own):
-            others = np.setdiff1d(np.arange(count), own)
             known = self.covariance[np.ix_(own, own)]
             ridge = _RIDGE * np.trace(known) / len(own) + 1e-12
             slopes = np.linalg.solve(known + ridge * np.eye(len(own)), self.covariance[np.ix_(own, others)])
             self.slopes[others] = slopes.T
 
-    def residual_of(self, channels: Labels) -> Array:
-        """The residual's covariance of these channels, positive definite."""
+        self._floor = _FLOOR * max(np.trace(self._unknown(self.others)) / max(1, len(self.others)), 1e-12)
+
+    def _unknown(self, channels: Labels) -> Array:
         slopes, own = self.slopes[channels], self.own
         shared = slopes @ self.covariance[np.ix_(own, channels)]
         known = slopes @ self.covariance[np.ix_(own, own)] @ slopes.T
-        found = self.covariance[np.ix_(channels, channels)] - shared - shared.T + known
-        floor = _FLOOR * max(np.trace(found) / len(channels), 1e-12)
-        return np.asarray(found + floor * np.eye(len(channels)))
+        return np.asarray(self.covariance[np.ix_(channels, channels)] - shared - shared.T + known)
 
-    def basis(self, channels: Labels, readers: Array) -> Basis:
-        """The mixtures of other channels, given the weights ``readers`` ``(outputs, channels)`` of what reads them."""
+    def residual_of(self, channels: Labels) -> Array:
+        """The residual's covariance of channels of others, positive definite."""
+        return self._unknown(channels) + self._floor * np.eye(len(channels))
+
+    def basis(self, channels: Labels, readers: Array, centred: bool = True) -> Basis:
+        """The mixtures of other channels, given the weights ``readers`` ``(outputs, channels)`` of what reads them.
+
+        Those that are not ``centred`` by their sender have a mean square of 1 instead of a variance.
+        """
         residual = self.residual_of(channels)
         if len(readers) < len(channels):
             values, vectors = np.linalg.eigh(readers @ residual @ readers.T)
@@ -100,27 +128,36 @@ class Known:
             values, vectors = np.linalg.eigh(root.T @ gram @ root)
             mixtures = (vectors.T @ root.T @ gram) / np.sqrt(np.maximum(values, 1e-300))[:, None]
         kept = np.flatnonzero(values > max(_RANK * values.max(), 1e-300))[::-1]
-        return Basis(mixtures[kept] / np.sqrt(values[kept])[:, None], values[kept])
+        new = mixtures[kept] / np.sqrt(values[kept])[:, None]  # of a variance of 1, as far as it is not known
+        squares = np.einsum("kc,cd,kd->k", new, self.covariance[np.ix_(channels, channels)], new)
+        if not centred:
+            squares += np.square(new @ self.mean[channels])
+        squares = np.maximum(squares, 1)
+        return Basis(new / np.sqrt(squares)[:, None], values[kept], 1 / squares)
 
     def estimate(self, arrivals: Sequence[Arrival]) -> Estimate:
         """All channels from the own ones and those that arrive, in this order."""
-        count, width = len(self.mean), len(self.own) + sum(each.width for each in arrivals)
-        matrix, known, place = np.zeros((count, width)), np.zeros(width), len(self.own)
-        matrix[:, :place], known[:place] = self.slopes, self.mean[self.own]
-        for each in arrivals:
-            end, mixtures = place + each.width, each.mixtures
-            if mixtures is None:
-                matrix[each.channels] = 0
-                matrix[each.channels, np.arange(place, end)] = 1
-                known[place:end] = self.mean[each.channels]
-            else:
-                residual = self.residual_of(each.channels)
-                back = np.linalg.solve(mixtures @ residual @ mixtures.T, mixtures @ residual).T
-                matrix[each.channels, : len(self.own)] -= back @ mixtures @ self.slopes[each.channels]
-                matrix[each.channels, place:end] = back
-                known[place:end] = mixtures @ self.mean[each.channels]
-            place = end
+        others, own = self.others, self.own
+        taken, offsets, noise = self._read(arrivals)
+        residual = self.residual_of(others)
+        seen = taken[:, others] @ residual
+        back = np.linalg.solve(seen @ taken[:, others].T + np.diag(noise), seen).T
+        matrix = np.zeros((len(self.mean), len(own) + len(taken)))
+        matrix[own, np.arange(len(own))] = 1
+        matrix[others] = np.hstack([self.slopes[others] - back @ taken[:, others] @ self.slopes[others], back])
+        known = np.concatenate([self.mean[own], taken @ self.mean + offsets])
         return Estimate(matrix, self.mean - matrix @ known)
+
+    def _read(self, arrivals: Sequence[Arrival]) -> tuple[Array, Array, Array]:
+        """What arrives as mixtures ``(Z, C)`` of all channels, its offsets and the variances of its errors ``(Z,)``."""
+        taken, offsets, noise = [np.zeros((0, len(self.mean)))], [np.zeros(0)], [np.zeros(0)]
+        for each in arrivals:
+            rows = np.zeros((each.width, len(self.mean)))
+            rows[:, each.channels] = np.eye(len(each.channels)) if each.mixtures is None else each.mixtures
+            taken.append(rows)
+            offsets.append(np.zeros(each.width) if each.offset is None else each.offset)
+            noise.append(np.full(each.width, each.noise))
+        return np.concatenate(taken), np.concatenate(offsets), np.concatenate(noise)
 
 
 def _certain(statistics: ChannelStatistics) -> Array:

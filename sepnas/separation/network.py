@@ -21,9 +21,9 @@ from sepnas.plan.wire import WireFormat
 from sepnas.separation.atoms import EVERYWHERE, TILED, Labels
 from sepnas.separation.builder import SeparatedGraphBuilder
 from sepnas.separation.channels import ChannelMap, Channels, HowComputed
-from sepnas.separation.document import Separation
+from sepnas.separation.document import CrossingData, Separation
 from sepnas.separation.follow import channels_of
-from sepnas.separation.mixtures import Arrival, Estimate, known_from
+from sepnas.separation.mixtures import Arrival, Estimate, known_from, rounding_of
 from sepnas.separation.pieces import EstimatedBias, EstimatedInput, Message, Recipe
 from sepnas.separation.relations import MixingLayer, Relation
 from sepnas.separation.spaces import Placement
@@ -123,7 +123,17 @@ class _Separating:
         for each in sorted(separation.crossings, key=lambda each: each.source or 0):
             found = self.arriving.setdefault((each.tensor, each.destination), [])
             mixed = mixtures.get((each.tensor, each.source, each.destination))
-            found.append((each.source, each.wire, Arrival(np.array(each.channels), mixed)))
+            found.append((each.source, each.wire, self._arrival(each, mixed)))
+
+    def _arrival(self, crossing: CrossingData, mixtures: Array | None) -> Arrival:
+        """What a message brings; mixtures are centred where that is possible."""
+        labels, tensor, offset = np.array(crossing.channels), crossing.tensor, None
+        if mixtures is None:
+            return Arrival(labels)
+        if self.channels.may_be_centred(tensor):
+            mean = self.statistics.of(tensor, len(self.channels.labels(tensor))).mean
+            offset = -mixtures @ mean[labels]
+        return Arrival(labels, mixtures, offset, rounding_of(crossing.wire))
 
     def network(self) -> SeparatedGraph:
         for name in self.graph.inputs:
@@ -220,7 +230,7 @@ class _Separating:
             if each.mixtures is None:
                 names.append(self._ordered(tensor, local, each.channels, where))
             else:
-                names.append(self.made.mix(local.name, axis, _spread(each, local.order), where))
+                names.append(self.made.mix(local.name, axis, _spread(each, local.order), where, each.offset))
             self.wires[names[-1], rank] = wire
             arrivals.append(each)
         if len(names) > 1:

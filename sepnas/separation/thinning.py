@@ -23,12 +23,12 @@ from itertools import combinations
 import numpy as np
 
 from sepnas.errors import SpecError
-from sepnas.plan.wire import FRAME_HEADER_BYTES, LEVELS, UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
+from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
 from sepnas.separation.atoms import TILED, Labels
 from sepnas.separation.demands import Demand, crossing, demands_of
 from sepnas.separation.document import CrossingData
 from sepnas.separation.importance import Weights
-from sepnas.separation.mixtures import Basis, known_to, readers_of
+from sepnas.separation.mixtures import Basis, known_to, readers_of, rounding_of
 from sepnas.separation.pieces import Message
 from sepnas.separation.spaces import Placement
 from sepnas.separation.statistics import Array, Statistics
@@ -36,15 +36,8 @@ from sepnas.spec.cluster import Cluster
 
 MESSAGE_COST_BYTES = FRAME_HEADER_BYTES
 """The fixed cost of a message where no cluster is known: its header."""
-_RANGE = 10.0
-"""From the least to the greatest value of a message, in standard deviations: a mixture has 1."""
 _STEPS = 60
 """Halvings of the interval that holds the price."""
-
-
-def rounding_of(wire: WireFormat) -> float:
-    """The share of a mixture's value that rounding takes, the variance of an error that is even within a step."""
-    return (_RANGE / LEVELS[wire]) ** 2 / 12 if wire in LEVELS else 0.0
 
 
 AUTO = "auto"
@@ -105,9 +98,18 @@ class _Offer:
         return self.basis is not None and self.forced > 0
 
     @cached_property
-    def sums(self) -> Array:
-        """The value of the first so many mixtures."""
-        return np.concatenate([[0.0], np.cumsum(self.values)])
+    def _sums(self) -> dict[WireFormat, Array]:
+        return {}
+
+    def values_in(self, wire: WireFormat) -> Array:
+        """What arrives of the values in a format."""
+        return self.values if self.basis is None else self.basis.values_in(wire)
+
+    def sums(self, wire: WireFormat) -> Array:
+        """The value that arrives of the first so many mixtures in a format: ``(K + 1,)``."""
+        if wire not in self._sums:
+            self._sums[wire] = np.concatenate([[0.0], np.cumsum(self.values_in(wire))])
+        return self._sums[wire]
 
     def bytes(self, filling: _Filling) -> int:
         if not filling.count:
@@ -118,7 +120,7 @@ class _Offer:
         """The value of what a filling leaves out, or rounds away."""
         if self.basis is None:
             return 0.0
-        return float(self.sums[-1] - (1 - rounding_of(filling.wire)) * self.sums[filling.count])
+        return float(self.values.sum() - self.sums(filling.wire)[filling.count])
 
     def mixture_bytes(self, wire: WireFormat) -> float:
         """Bytes of one mixture, without a sample's header."""
@@ -206,7 +208,7 @@ def _offers(placement: Placement, demand: Demand, weights: Weights, statistics: 
     readers = readers_of(placement, demand.layers, demand.device, weights, statistics)
     found = []
     for source, own in own_of.items():
-        basis = known.basis(own, readers[:, own])
+        basis = known.basis(own, readers[:, own], placement.channels.may_be_centred(demand.tensor))
         if len(basis.values):
             values = placement.message_values(demand.tensor, source, demand.device)
             found.append(_Offer(demand.tensor, source, demand.device, own, basis.values, values, basis=basis))
@@ -236,7 +238,9 @@ class _Thinning:
     def fillings(self) -> list[_Filling]:
         budget, needed = self.limits.budget_bytes, self.needed_bytes
         if budget is None:
-            return self._at_points([_Filling(len(o.values), self.finest, float(o.sums[-1])) for o in self.offers])
+            return self._at_points(
+                [_Filling(len(o.values), self.finest, float(o.sums(self.finest)[-1])) for o in self.offers]
+            )
         if 0 < budget < needed:
             raise SpecError(
                 f"a budget of {budget:,} bytes is {needed - budget:,} short of the {needed:,} that the read-out device "
@@ -282,16 +286,16 @@ class _Thinning:
         """The mixtures that are worth their price; only the forced ones if a message of more does not pay."""
         if not offer.is_open:
             return self._forced(offer)
-        found = [self._worth_in(wire, offer, price) for wire in self.limits.wires]
+        found = [self._worth_in(wire, offer, price) for wire in reversed(self.limits.wires)]
         best = max(found, key=lambda each: each.gain)
         pays = best.gain > (0 if offer.forced else price * self.message_cost_bytes)
         return best if pays else self._forced(offer)
 
     def _worth_in(self, wire: WireFormat, offer: _Offer, price: float) -> _Filling:
-        kept, cost = 1 - rounding_of(wire), offer.mixture_bytes(wire)
-        count = max(int(np.searchsorted(-kept * offer.values, -price * cost)), offer.forced)
-        gain = kept * (offer.sums[count] - offer.sums[offer.forced]) - price * cost * (count - offer.forced)
-        return _Filling(count, wire, float(gain))
+        sums, counts = offer.sums(wire)[offer.forced :], np.arange(len(offer.values) - offer.forced + 1)
+        gains = sums - sums[0] - price * offer.mixture_bytes(wire) * counts
+        count = int(gains.argmax())
+        return _Filling(offer.forced + count, wire, float(gains[count]))
 
     def _at_points(self, fillings: list[_Filling]) -> list[_Filling]:
         """The fillings of the exchange points that gain most, first of all those that are needed; elsewhere what is."""
@@ -320,9 +324,9 @@ class _Thinning:
         for index, (offer, filling) in enumerate(zip(self.offers, found, strict=True)):
             if all_points or offer.tensor in points:
                 wire = filling.wire if filling.count else self.coarsest
-                cost = offer.mixture_bytes(wire)
+                values, cost = offer.values_in(wire), offer.mixture_bytes(wire)
                 more += [
-                    (not filling.count, -float(offer.values[place]) / cost, index, place, wire)
+                    (not filling.count, -float(values[place]) / cost, index, place, wire)
                     for place in range(filling.count, len(offer.values))
                 ]
         for _, _, index, place, wire in sorted(more):

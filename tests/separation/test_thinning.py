@@ -9,7 +9,7 @@ from sepnas.errors import SpecError
 from sepnas.separation.demands import demands_of, exact_bytes
 from sepnas.separation.mixtures import Arrival, known_to, readers_of
 from sepnas.separation.statistics import Statistics
-from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, Offers, message_cost_bytes, rounding_of, thin
+from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, Offers, message_cost_bytes, thin
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from tests.separation.networks import Separated, Small, small
 
@@ -182,8 +182,7 @@ def value_of(found: Separated) -> dict[tuple[str, int, int], float]:
             readers = readers_of(placement, layers, c.destination, of.arrays, found.statistics)
             own = np.array(c.channels)
             basis = known_to(placement, found.statistics, c.tensor, c.destination).basis(own, readers[:, own])
-            kept = 1 - rounding_of(c.wire)
-            values[c.tensor, c.source, c.destination] = kept * float(basis.values[: c.width].sum())
+            values[c.tensor, c.source, c.destination] = float(basis.values_in(c.wire)[: c.width].sum())
     return values
 
 
@@ -193,8 +192,8 @@ def test_formats_are_finer_where_bytes_abound() -> None:
     formats = [
         {each.wire for each in of.separated(SHARES, level, "auto").separation.crossings} for level in (0.02, 0.3, None)
     ]
-    assert "int4" in formats[0]
-    assert "int4" not in formats[1]
+    assert "int2" in formats[0]
+    assert not {"int2", "int4"} & formats[1]
     assert formats[2] == {"fp32"}
 
 

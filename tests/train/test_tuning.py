@@ -22,7 +22,6 @@ from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData, Split
 from sepnas.train.optimize import Optimization
-from sepnas.train.recalibration import recalibrate_on
 from sepnas.train.recipe import RECIPES, Augmentation, Recipe, RecipeChanges
 from sepnas.train.tuning import prepare_tuning, rates_of
 
@@ -261,16 +260,3 @@ def test_the_default_recipe_does_not_mirror_folders_and_digits(imported: Path, d
     assert (training.recipe.name, training.recipe.epochs, training.recipe.augmentation.flip) == ("finetune", 1, False)
     assert prepare_tuning(imported, digits, recipe="finetune").recipe == RECIPES["finetune"]
     assert prepare_tuning(imported, digits, changes=RecipeChanges(flip=True)).recipe.augmentation.alternates
-
-
-def test_statistics_are_measured_again_for_other_weights(tuned: Path, digits: ImageData) -> None:
-    """Weights that were scaled, with statistics measured again, recognise what the old ones did, and no less."""
-    network = load_trainable(tuned)
-    data = replace(digits, mean=network.graph.traits.mean, std=network.graph.traits.std)
-    before = accuracy(network, data.val, data)
-    with torch.no_grad():
-        network.weight("3.weight").mul_(3.0)
-    spoiled = accuracy(network, data.val, data)
-    recalibrate_on(network, data, 500)
-    assert not network.training
-    assert accuracy(network, data.val, data) > max(spoiled, before - 0.1)
