@@ -112,7 +112,7 @@ class Known:
 
     def residual_of(self, channels: Labels) -> Array:
         """The residual's covariance of channels of others, positive definite."""
-        return self._unknown(channels) + self._floor * np.eye(len(channels))
+        return np.asarray(self._unknown(channels) + self._floor * np.eye(len(channels)))
 
     def basis(self, channels: Labels, readers: Array, centred: bool = True) -> Basis:
         """The mixtures of other channels, given the weights ``readers`` ``(outputs, channels)`` of what reads them.
@@ -137,27 +137,27 @@ class Known:
 
     def estimate(self, arrivals: Sequence[Arrival]) -> Estimate:
         """All channels from the own ones and those that arrive, in this order."""
-        others, own = self.others, self.own
+        others, own, slopes = self.others, self.own, self.slopes[self.others]
         taken, offsets, noise = self._read(arrivals)
-        residual = self.residual_of(others)
-        seen = taken[:, others] @ residual
-        back = np.linalg.solve(seen @ taken[:, others].T + np.diag(noise), seen).T
+        of_others = taken[:, others]
+        seen = of_others @ self.residual_of(others)
+        back = np.linalg.solve(seen @ of_others.T + np.diag(noise), seen).T
         matrix = np.zeros((len(self.mean), len(own) + len(taken)))
         matrix[own, np.arange(len(own))] = 1
-        matrix[others] = np.hstack([self.slopes[others] - back @ taken[:, others] @ self.slopes[others], back])
+        matrix[others] = np.hstack([slopes - back @ of_others @ slopes, back])
         known = np.concatenate([self.mean[own], taken @ self.mean + offsets])
         return Estimate(matrix, self.mean - matrix @ known)
 
     def _read(self, arrivals: Sequence[Arrival]) -> tuple[Array, Array, Array]:
         """What arrives as mixtures ``(Z, C)`` of all channels, its offsets and the variances of its errors ``(Z,)``."""
-        taken, offsets, noise = [np.zeros((0, len(self.mean)))], [np.zeros(0)], [np.zeros(0)]
+        width = sum(each.width for each in arrivals)
+        taken, offsets, noise, place = np.zeros((width, len(self.mean))), np.zeros(width), np.zeros(width), 0
         for each in arrivals:
-            rows = np.zeros((each.width, len(self.mean)))
-            rows[:, each.channels] = np.eye(len(each.channels)) if each.mixtures is None else each.mixtures
-            taken.append(rows)
-            offsets.append(np.zeros(each.width) if each.offset is None else each.offset)
-            noise.append(np.full(each.width, each.noise))
-        return np.concatenate(taken), np.concatenate(offsets), np.concatenate(noise)
+            rows = slice(place, place := place + each.width)
+            taken[rows, each.channels] = np.eye(each.width) if each.mixtures is None else each.mixtures
+            offsets[rows] = 0 if each.offset is None else each.offset
+            noise[rows] = each.noise
+        return taken, offsets, noise
 
 
 def _certain(statistics: ChannelStatistics) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sepnas.separation.mixtures import Arrival, Known
+from sepnas.separation.mixtures import Arrival, Known, rounding_of
 from sepnas.separation.statistics import Array, ChannelStatistics
 
 
@@ -152,6 +152,70 @@ def test_a_mixture_is_worth_the_error_that_its_absence_leaves(case: Case) -> Non
         assert left == pytest.approx(basis.values[count:].sum(), rel=1e-6, abs=1e-8 * basis.values.sum())
     nothing = np.trace(case.readers[:, channels] @ case.known.residual_of(channels) @ case.readers[:, channels].T)
     assert basis.values.sum() == pytest.approx(nothing, rel=1e-6)
+
+
+def expected_error(case: Case, arrivals: list[Arrival], channels: Array) -> float:
+    """The expected square error in what is read of some channels of others, errors of what arrives included."""
+    others, found = case.known.others, case.known.estimate(arrivals).matrix[:, len(case.own) :]
+    taken = case.known._read(arrivals)[0][:, others]
+    lost = np.eye(len(others)) - found[others] @ taken
+    kept = np.isin(others, channels)
+    readers, noise = case.readers[:, others[kept]], [np.full(each.width, each.noise) for each in arrivals]
+    left = readers @ (lost @ case.known.residual_of(others) @ lost.T)[np.ix_(kept, kept)] @ readers.T
+    rounded = readers @ found[others[kept]] @ np.diag(np.concatenate(noise)) @ found[others[kept]].T @ readers.T
+    return float(np.trace(left + rounded))
+
+
+@given(cases(), st.sampled_from(["int8", "int4", "int2"]))
+def test_a_rounded_mixture_is_worth_what_arrives_of_it(case: Case, wire: str) -> None:
+    """With rounding as noise, the error is the values less what arrives of them, however coarse the format is."""
+    channels = case.sources[0]
+    basis = case.known.basis(channels, case.readers[:, channels])
+    assert (basis.values_in(wire) > 0).all()
+    arrival = Arrival(channels, basis.mixtures, noise=rounding_of(wire))
+    left = basis.values.sum() - basis.values_in(wire).sum()
+    assert expected_error(case, [arrival], channels) == pytest.approx(left, rel=1e-5, abs=1e-8 * basis.values.sum())
+
+
+@given(cases(), st.floats(0, 1))
+def test_mixtures_tell_of_all_channels(case: Case, noise: float) -> None:
+    """What one device sends improves the estimate of another's channels, and never spoils it."""
+    first, second = case.sources
+    arrivals = [
+        Arrival(each, case.known.basis(each, case.readers[:, each]).mixtures[:2], noise=noise) for each in case.sources
+    ]
+    alone, together = expected_error(case, arrivals[1:], second), expected_error(case, arrivals, second)
+    assert together <= alone + 1e-7 * max(alone, 1e-3)
+    copies = np.hstack([case.samples, case.samples[:, first]])
+    copied = ChannelStatistics(copies.mean(0), np.cov(copies.T, bias=True))
+    last = np.arange(len(first)) + case.samples.shape[1]
+    known = Known(copied, np.arange(0))
+    sent = copies[:, first] @ known.estimate([Arrival(first)]).matrix[last].T
+    centred, wanted = sent - sent.mean(0), copies[:, last] - copies[:, last].mean(0)
+    assert np.square(centred - wanted).sum() <= 0.02 * np.square(copies - copies.mean(0)).sum() + 1e-9
+
+
+@given(cases(), st.booleans())
+def test_mixtures_have_a_variance_of_one_at_most(case: Case, centred: bool) -> None:
+    """Over the samples; those that are not centred have a mean square of one at most."""
+    channels = case.sources[0]
+    basis = case.known.basis(channels, case.readers[:, channels], centred)
+    sent = case.samples[:, channels] @ basis.mixtures.T
+    squares = sent.var(0) if centred else np.square(sent).mean(0)
+    assert (squares <= 1 + 1e-6).all()
+    assert ((basis.news > 0) & (basis.news <= 1)).all()
+
+
+@given(cases())
+def test_an_offset_of_the_sender_changes_no_estimate(case: Case) -> None:
+    """What it adds is taken off again."""
+    channels = case.sources[0]
+    mixtures = case.known.basis(channels, case.readers[:, channels]).mixtures
+    offset = np.arange(1.0, 1 + len(mixtures))
+    plain, moved = (case.known.estimate([Arrival(channels, mixtures, each)]) for each in (None, offset))
+    assert np.array_equal(plain.matrix, moved.matrix)
+    wanted = plain.offset - plain.matrix[:, len(case.own) :] @ offset
+    assert np.allclose(moved.offset, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
 
 
 def best_channels(case: Case, count: int) -> float:

@@ -168,6 +168,19 @@ def test_a_layer_computes_with_what_its_device_estimates(kind: str, share: float
         assert error(tensors[f"conv1@{device}"], wanted) <= EXACT
 
 
+@pytest.mark.parametrize("kind", ["pointwise", "padded"])
+def test_messages_are_centred_where_nothing_is_padded(kind: str) -> None:
+    """Over the images that were measured, mixtures have means of zero; padding with zeros would then be no zero."""
+    of = two_layers(kind)
+    images = of.images(20)
+    found = of.separated((1, 1), 0.4, statistics=measure_statistics(of.channels, of.weights, [(images,)]))
+    tensors = computed(found, images)
+    sent = [node.name for node in found.made.graph.nodes if ".sent" in node.name]
+    assert sent
+    means = torch.cat([tensors[name].mean((0, 2, 3)) for name in sent])
+    assert bool(means.abs().max() <= 1e-4) == (kind == "pointwise")
+
+
 def tensor_of(array: np.ndarray | None) -> Tensor:
     assert array is not None
     return torch.from_numpy(array).float()
