@@ -44,6 +44,8 @@ BOARD, LINKS = "raspberry-pi-4b", ("ethernet-100mbit", "wifi-5ghz")
 ANSWERS = "teacher0.safetensors"
 REFERENCE = "kept_sha256"
 """The digest of a reference's kept file; a cell names that of its own."""
+EQUAL = 0.002
+"""A network is as accurate as its reference if it loses no more than this on validation images."""
 Row = dict[str, Any]
 
 
@@ -249,6 +251,11 @@ class Experiment:
                     "points_ahead_of_no_exchange_at_2_percent", fmean(ahead), low=min(ahead), high=max(ahead),
                     n=len(ahead), goal=">= 2",
                 )  # fmt: skip
+            if saved := self._saved(rows):
+                record.measure(
+                    "bytes_saved_at_equal_accuracy", fmean(saved), low=min(saved), high=max(saved), n=len(saved),
+                    goal=">= 0.8",
+                )  # fmt: skip
             record.table("separated", table)
 
     def _lost(self, table: list[Row], share: float) -> list[float]:
@@ -259,6 +266,17 @@ class Experiment:
             if row["bytes"] == share and row["devices"] == first and (row["epochs"] or share):
                 found[row["seed"]] = max((row["val"], row["points_lost"]), found.get(row["seed"], (0.0, 0.0)))
         return [found[seed][1] for seed in sorted(found)]
+
+    def _saved(self, rows: list[Row]) -> list[float]:
+        """The largest share of the exact split's bytes that each seed saves at equal accuracy on validation images."""
+        first = self.settings["cells"][0]["devices"]
+        found: dict[int, float] = {}
+        for row in rows:
+            whole = self.found(self.reference_name(row["seed"])) or {}
+            if row["devices"] == first and accuracy_of(row) >= whole.get("val_accuracy", 1.0) - EQUAL:
+                saved = 1 - row["payload_bytes"] / row["exact_bytes"]
+                found[row["seed"]] = max(saved, found.get(row["seed"], 0.0))
+        return [found[seed] for seed in sorted(found)]
 
 
 def accuracy_of(row: Row) -> float:
