@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from sepnas.search.progress import ProgressOption
     from sepnas.search.run import SearchResult
     from sepnas.search.trials.settings import Trials
+    from sepnas.separation.thinning import Messages
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
     from sepnas.train.training import Training
@@ -553,6 +554,7 @@ def separate(
     exchange_points: int | None = None,
     tiles_until: str = "auto",
     wire: str = "auto",
+    messages: Messages = "any",
     read_out: int = 0,
     seed: int = 0,
     force: bool = False,
@@ -581,6 +583,8 @@ def separate(
         tiles_until: the layers up to this tensor stay exact, with a tile of each map for each device; ``auto`` for the
             best choice for the cluster, ``none`` for no tiles. A wrong one is answered with the possible ones.
         wire: the format of the messages between devices, or ``auto`` for the one that is best for each.
+        messages: ``any`` number of them, for the accuracy that the bytes can buy, or ``few``, for latency: those that
+            are worth less than the latency of the cluster's links are left out.
         read_out: the device that computes and sends the answer.
         seed: of the grouping, 0..2**32-1.
         force: replace a network that stands in ``out``.
@@ -599,7 +603,7 @@ def separate(
     samples = () if source is None else tuple(samples_of(folder, source, images))
     return _separate(
         folder, Path(out), cluster, devices, samples, budget=budget, exchange_points=exchange_points,
-        tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed, force=force,
+        tiles_until=tiles_until, wire=wire, messages=messages, read_out=read_out, seed=seed, force=force,
     )  # fmt: skip
 
 
@@ -615,6 +619,7 @@ def separate_and_train(
     exchange_points: int | None = None,
     tiles_until: str = "auto",
     wire: str = "auto",
+    messages: Messages = "any",
     read_out: int = 0,
     recipe: Recipe | str | None = None,
     changes: RecipeChanges = NO_CHANGES,
@@ -658,7 +663,7 @@ def separate_and_train(
         samples = tuple(tuning.samples(images))
         return _separate(
             folder, to, cluster, devices, samples, budget=budget, exchange_points=exchange_points,
-            tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed, force=False,
+            tiles_until=tiles_until, wire=wire, messages=messages, read_out=read_out, seed=seed, force=False,
         )  # fmt: skip
 
     return separate_and_tune(tuning, separated, run, seed=seed, resume=resume, threads=threads)
@@ -689,7 +694,7 @@ def explore(
     >>> knobs = explored.knee.knobs.arguments()
     >>> found = separate("digits", "best", devices=2, **knobs)
     >>> explored.front.evaluated, sorted(knobs)
-    (4, ['budget', 'exchange_points', 'tiles_until', 'wire'])
+    (4, ['budget', 'exchange_points', 'messages', 'tiles_until', 'wire'])
 
     Args:
         network: the folder of an imported network that knows the classes of the data.
@@ -724,15 +729,8 @@ def explore(
     return explore_network(
         Path(network), Path(out), DataSource(data) if isinstance(data, str) else data, where, count,
         candidates=candidates, images=images, val_images=val_images, strategy=strategy, seed=seed, resume=resume,
-        message_cost_bytes=_message_cost_bytes(cluster, where, count), threads=threads, progress=progress,
+        threads=threads, progress=progress,
     )  # fmt: skip
-
-
-def _message_cost_bytes(cluster: Cluster | PathLike | None, where: Cluster, devices: int) -> float:
-    """The fixed cost of a message between devices of a cluster that was given."""
-    from sepnas.separation.thinning import MESSAGE_COST_BYTES, message_cost_bytes
-
-    return MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where, devices)
 
 
 def _cluster_to_separate(cluster: Cluster | PathLike | None, devices: int | None) -> tuple[Cluster, int]:
@@ -760,6 +758,7 @@ def _separate(
     exchange_points: int | None,
     tiles_until: str,
     wire: str,
+    messages: Messages,
     read_out: int,
     seed: int,
     force: bool,
@@ -770,6 +769,9 @@ def _separate(
         check_integer("exchange_points", exchange_points, 0, MAX_COUNT)
     from sepnas.importing.one_thread import linear_algebra_on_one_thread
     from sepnas.importing.separated import separate_network
+    from sepnas.separation.thinning import MESSAGES, message_cost_bytes
+
+    check_choice("messages", messages, MESSAGES)
 
     where, count = _cluster_to_separate(cluster, devices)
     with step_bar("separate") as show, linear_algebra_on_one_thread():
@@ -777,7 +779,7 @@ def _separate(
             network, out, where, count, budget=budget,
             exchange_points=exchange_points, tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed,
             force=force, progress=show, samples=samples,
-            message_cost_bytes=_message_cost_bytes(cluster, where, count),
+            message_cost_bytes=message_cost_bytes(where, count, messages),
         )  # fmt: skip
 
 

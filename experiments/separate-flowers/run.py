@@ -53,7 +53,8 @@ Row = dict[str, Any]
 class Cell:
     """One separated network: ``share`` of the exact split's bytes, in format ``wire``, trained for ``epochs``.
 
-    ``tiles`` is what stays exact, in tiles; ``points`` is the number of exchange points at most.
+    ``tiles`` is what stays exact, in tiles; ``points`` is the number of exchange points at most; ``few`` leaves out
+    messages that are worth less than a link's latency.
     """
 
     devices: int
@@ -63,11 +64,13 @@ class Cell:
     wire: str = "auto"
     tiles: str = "auto"
     points: int | None = None
+    few: bool = False
 
     @property
     def name(self) -> str:
         tiles = "" if self.tiles == "none" else f"-tiles-{self.tiles}"
         points = "" if self.points is None else f"-{self.points}-points"
+        points += "-few" if self.few else ""
         share = f"{100 * self.share:g}"
         return f"{self.devices}-devices-{share}-{self.wire}{tiles}{points}-{self.epochs}-epochs-seed-{self.seed}"
 
@@ -173,7 +176,7 @@ class Experiment:
         reference, run = self.reference(cell.seed), self.out / cell.name
         options: dict[str, Any] = {
             "cluster": cluster_of(cell.devices, LINKS[0]), "budget": cell.share, "wire": cell.wire, "seed": cell.seed,
-            "tiles_until": cell.tiles, "exchange_points": cell.points,
+            "tiles_until": cell.tiles, "exchange_points": cell.points, "messages": "few" if cell.few else "any",
         }  # fmt: skip
         if cell.epochs:
             self._share_answers(run, cell.seed)
@@ -224,7 +227,8 @@ class Experiment:
             {
                 "devices": row["devices"], "bytes": row["share"], "wire": row["wire"],
                 "tiles": row.get("tiles_end") or "none",
-                "points": row.get("points") if "open_points" in row else None, "epochs": row["epochs"],
+                "points": row.get("points") if "open_points" in row else None,
+                "few": row.get("few", True), "epochs": row["epochs"],
                 "seed": row["seed"], "kilobytes": round(row["payload_bytes"] / 1e3, 1),
                 "messages": row["messages"], "start_val": row.get("start_accuracy"), "val": accuracy_of(row),
                 "test": row["test_accuracy"],

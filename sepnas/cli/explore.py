@@ -118,16 +118,18 @@ def _separate_command(network: Path, given: dict[str, Any], knee: SeparationCand
 
 def _show(result: ExplorationResult) -> None:
     front, knee = result.front, result.knee
-    headings = ("points", "bytes", "wire", "latency", "KB", "memory", "accuracy")
-    drops = {"memory": 2, "bytes": 1, "points": 3}
+    headings = ("points", "bytes", "wire", "messages", "latency", "KB", "memory", "accuracy")
+    drops = {"memory": 2, "bytes": 1, "points": 3, "messages": 5}
     columns = [text_column("candidate"), text_column("tiles until", drop=4)]
-    table = DataTable((*columns, *(DataColumn(name, name != "wire", drops.get(name, 0)) for name in headings)))
-    table.add("one device", "", "", "", "", *_numbers(front.original_costs), format_share(front.original_accuracy))
+    table = DataTable(
+        (*columns, *(DataColumn(name, name not in ("wire", "messages"), drops.get(name, 0)) for name in headings))
+    )
+    table.add("one device", "", "", "", "", "", *_numbers(front.original_costs), format_share(front.original_accuracy))
     for each in front.candidates:
         at_knee, knobs, points = each.key == knee.key, each.knobs, str(each.points)
         table.add(
             f"{each.index} knee" if at_knee else str(each.index), knobs.tiles_until, points, format_share(knobs.budget),
-            knobs.wire, *_numbers(each.costs), format_share(each.objectives[ACCURACY.name]),
+            knobs.wire, knobs.messages, *_numbers(each.costs), format_share(each.objectives[ACCURACY.name]),
             style="bold" if at_knee else None,
         )  # fmt: skip
     print_table(table)

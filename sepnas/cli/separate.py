@@ -16,7 +16,7 @@ from sepnas.console import print_json, say, warn
 from sepnas.partition.counts import count_partition
 from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separation.document import PLAN_NAME
-from sepnas.separation.thinning import AUTO
+from sepnas.separation.thinning import ANY, AUTO, Messages
 from sepnas.separation.tiled_layers import AUTO_TILES
 from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
 from sepnas.spec.document import few
@@ -85,6 +85,13 @@ def separate(
             **TEXT,
         ),
     ] = AUTO,
+    messages: Annotated[
+        Messages,
+        typer.Option(
+            help="any: the accuracy that the bytes can buy. few: without messages that are worth less than the latency "
+            "of a link."
+        ),
+    ] = ANY,
     read_out: Annotated[int, typer.Option(min=0, help="The device that computes and sends the answer.")] = 0,
     epochs: Annotated[
         int, typer.Option(min=0, max=MAX_COUNT, help="With --data: fine-tune, learning from the network.")
@@ -113,7 +120,7 @@ def separate(
 
     The first layers, whose maps are large and have few channels, stay exact: each device computes a tile of each map,
     and messages begin behind them (`--tiles-until`). This costs some memory, and spares most bytes and exchange points.
-    `--points` drops the points that matter least, for each costs a message's latency.
+    `--points` drops the points that matter least, for each costs a message's latency; `--messages few` drops messages.
 
     With `--epochs` the separated network is fine-tuned by distillation from the original, whose answers are kept once
     for each image and its mirror image; messages are rounded as on their way. The network must know the classes of the
@@ -129,7 +136,8 @@ def separate(
         _refuse_without_epochs({"--recipe": recipe, "--flip": flip, "--resume": resume or None, "--threads": threads})
         found = api.separate(
             network, out, devices=devices, cluster=cluster, images=images, budget=bytes_,
-            exchange_points=points, tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed, force=force,
+            exchange_points=points, tiles_until=tiles_until, wire=wire, messages=messages, read_out=read_out, seed=seed,
+            force=force,
             data=None if data is None else DataSource(data, root=data_root),
         )  # fmt: skip
         tuned = None
@@ -143,8 +151,9 @@ def separate(
             )
         tuned = api.separate_and_train(
             network, out, DataSource(data, root=data_root), devices=devices, cluster=cluster, images=images,
-            budget=bytes_, exchange_points=points, tiles_until=tiles_until, wire=wire, read_out=read_out, recipe=recipe,
-            changes=RecipeChanges(epochs, flip=flip), seed=seed, resume=resume, threads=threads,
+            budget=bytes_, exchange_points=points, tiles_until=tiles_until, wire=wire, messages=messages,
+            read_out=read_out, recipe=recipe, changes=RecipeChanges(epochs, flip=flip), seed=seed,
+            resume=resume, threads=threads,
         )  # fmt: skip
         found = tuned.separation
     if json_:

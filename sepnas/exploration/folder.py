@@ -33,7 +33,7 @@ class ExplorationRun(RunDocument):
     format_name: ClassVar[str] = "sepnas.exploration-run"
     noun: ClassVar[str] = "exploration"
     fixed: ClassVar[tuple[str, ...]] = (
-        "graph_sha256", "weights_sha256", "num_devices", "cluster", "message_cost_bytes", "data_sha256", "images",
+        "graph_sha256", "weights_sha256", "num_devices", "cluster", "data_sha256", "images",
         "val_images", "seed", "strategy",
     )  # fmt: skip
     free: ClassVar[tuple[str, ...]] = ("candidates", "network", "data")
@@ -43,7 +43,6 @@ class ExplorationRun(RunDocument):
     weights_sha256: Sha256
     num_devices: NumDevices
     cluster: Cluster
-    message_cost_bytes: NotNegative
     data: Text
     data_sha256: Sha256
     images: Count

@@ -12,10 +12,11 @@ from sepnas.importing.separator import Separator
 from sepnas.separable.space import Choice, Genotype
 from sepnas.separation.demands import demands_of
 from sepnas.separation.spaces import groupable
-from sepnas.separation.thinning import AUTO
+from sepnas.separation.thinning import ANY, AUTO, FEW, Messages
 from sepnas.separation.tiled_layers import NO_TILES, tile_ends
 
-KNOBS = TILES_UNTIL, EXCHANGE_POINTS, BUDGET, WIRE = "tiles_until", "exchange_points", "budget", "wire"
+TILES_UNTIL, EXCHANGE_POINTS, BUDGET, WIRE, MESSAGES = "tiles_until", "exchange_points", "budget", "wire", "messages"
+KNOBS = TILES_UNTIL, EXCHANGE_POINTS, BUDGET, WIRE, MESSAGES
 ALL_POINTS = "all"
 POINTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)
 BUDGETS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -31,36 +32,51 @@ class Knobs:
     exchange_points: int | None
     budget: float
     wire: str
+    messages: Messages
 
     @classmethod
     def of(cls, genotype: Genotype) -> Knobs:
         """The knobs of a genotype; raises ``ValueError`` for a damaged one."""
-        tiles, points, budget, wire = (genotype.get(name) for name in KNOBS)
+        tiles, points, budget, wire, messages = (genotype.get(name) for name in KNOBS)
         count = None if points == ALL_POINTS else points
         if set(genotype) != set(KNOBS) or not (
             isinstance(tiles, str)
             and (count is None or isinstance(count, int))
             and isinstance(budget, float)
             and isinstance(wire, str)
+            and messages in (ANY, FEW)
         ):
             raise ValueError(f"`genotype` is none of an exploration: {dict(genotype)!r:.200}")
-        return cls(tiles, count, budget, wire)
+        return cls(tiles, count, budget, wire, FEW if messages == FEW else ANY)
 
     def genotype(self) -> dict[str, Choice]:
         points = ALL_POINTS if self.exchange_points is None else self.exchange_points
-        return {TILES_UNTIL: self.tiles_until, EXCHANGE_POINTS: points, BUDGET: self.budget, WIRE: self.wire}
+        return {
+            TILES_UNTIL: self.tiles_until, EXCHANGE_POINTS: points, BUDGET: self.budget, WIRE: self.wire,
+            MESSAGES: self.messages,
+        }  # fmt: skip
 
     def arguments(self) -> dict[str, Any]:
         """As :func:`sepnas.api.separate` takes them."""
         return {
             "tiles_until": self.tiles_until, "exchange_points": self.exchange_points, "budget": self.budget,
-            "wire": self.wire,
+            "wire": self.wire, "messages": self.messages,
         }  # fmt: skip
 
     def options(self) -> tuple[str, ...]:
         """As `sepnas separate` takes them."""
         points = () if self.exchange_points is None else ("--points", str(self.exchange_points))
-        return ("--tiles-until", self.tiles_until, *points, "--bytes", share_text(self.budget), "--wire", self.wire)
+        return (
+            "--tiles-until",
+            self.tiles_until,
+            *points,
+            "--bytes",
+            share_text(self.budget),
+            "--wire",
+            self.wire,
+            "--messages",
+            self.messages,
+        )
 
 
 def share_text(share: float) -> str:
@@ -80,6 +96,7 @@ def choices_of(of: Separator) -> Mapping[str, tuple[Choice, ...]]:
             EXCHANGE_POINTS: (*(count for count in POINTS if count < points), ALL_POINTS),
             BUDGET: BUDGETS,
             WIRE: WIRES,
+            MESSAGES: (ANY, FEW),
         }
     )
 

@@ -19,7 +19,7 @@ from sepnas.search.problem import Features, Genes
 from sepnas.search.screen import priced
 from sepnas.separable.space import Choice, Genotype
 from sepnas.separation.document import Separation
-from sepnas.separation.thinning import AUTO
+from sepnas.separation.thinning import ANY, AUTO
 from sepnas.separation.tiled_layers import NO_TILES
 from sepnas.spec.cluster import Cluster
 from sepnas.units import format_count
@@ -49,8 +49,8 @@ class SeparationProblem:
         """The silent separation, and those with most bytes, without tiles and with the most of them."""
         most = max(float(each) for each in self.choices[BUDGET])
         ends = dict.fromkeys((NO_TILES, str(self.choices[TILES_UNTIL][-1])))
-        silent = Knobs(NO_TILES, None, 0.0, AUTO)
-        return tuple(each.genotype() for each in (silent, *(Knobs(end, None, most, AUTO) for end in ends)))
+        silent = Knobs(NO_TILES, None, 0.0, AUTO, ANY)
+        return tuple(each.genotype() for each in (silent, *(Knobs(end, None, most, AUTO, ANY) for end in ends)))
 
     def _worst(self) -> dict[str, float]:
         """The highest costs of the first candidates, at which the hypervolume ends."""

@@ -27,7 +27,7 @@ from sepnas.search.settings import alone_in, open_run, resumable_in
 from sepnas.search.strategies import CountingProposer, check_libraries, make_proposer, remark_on
 from sepnas.search.tally import Tally
 from sepnas.separation.document import digest_of
-from sepnas.separation.thinning import AUTO, MESSAGE_COST_BYTES
+from sepnas.separation.thinning import AUTO
 from sepnas.spec.cluster import Cluster, format_pairs
 from sepnas.spec.document import few
 from sepnas.spec.folder_lock import LOCK_FILE
@@ -68,7 +68,6 @@ def explore_network(
     candidates: int = 60,
     images: int = 512,
     val_images: int = 1000,
-    message_cost_bytes: float = MESSAGE_COST_BYTES,
     strategy: StrategyName = "predictive",
     seed: int = 0,
     resume: bool = False,
@@ -100,7 +99,7 @@ def explore_network(
     of = Separator(load_graph_network(network), speeds, samples=samples, seed=seed)
     wanted = ExplorationRun(
         network=of.graph.name, graph_sha256=digest_of(of.graph), weights_sha256=tensors_sha256(of.weights),
-        num_devices=devices, cluster=cluster, message_cost_bytes=message_cost_bytes, data=tuning.images.name,
+        num_devices=devices, cluster=cluster, data=tuning.images.name,
         data_sha256=tuning.images.sha256, images=images, val_images=val_images, seed=seed, strategy=strategy,
         candidates=candidates,
     )  # fmt: skip
@@ -160,7 +159,7 @@ class _Exploration:
         self.display.say(f"measuring activations on {format_count(count, 'image')}")
         assert self.of.statistics
         use_threads_for_macs(self.of.graph.macs, threads)
-        return Separations(self.of, self.run.message_cost_bytes)
+        return Separations(self.of, self.run.cluster)
 
     def _finish(
         self, tally: Tally[SeparationCandidate], proposer: CountingProposer[PricedSeparation], original: float

@@ -9,8 +9,9 @@ from sepnas.importing.separator import Separator
 from sepnas.separation.document import Separation
 from sepnas.separation.network import SeparatedGraph
 from sepnas.separation.separate import separation_within
-from sepnas.separation.thinning import Limits, Offers, Thinned
+from sepnas.separation.thinning import Limits, Offers, Thinned, message_cost_bytes
 from sepnas.separation.tiled_layers import NO_TILES, TiledLayers
+from sepnas.spec.cluster import Cluster
 
 KEPT_ENDS = 16
 """Ends of tiles whose possible messages are kept: those of EfficientNet-Lite0 over four devices take 11 MB each."""
@@ -19,8 +20,8 @@ KEPT_ENDS = 16
 class Separations:
     """The separations of a network, the same as `sepnas separate` makes with the same knobs."""
 
-    def __init__(self, of: Separator, message_cost_bytes: float) -> None:
-        self.of, self.message_cost_bytes = of, message_cost_bytes
+    def __init__(self, of: Separator, cluster: Cluster) -> None:
+        self.of, self.cluster = of, cluster
         self.offers = lru_cache(maxsize=KEPT_ENDS)(self._offers)
 
     def tiles(self, tiles_until: str) -> TiledLayers | None:
@@ -36,7 +37,8 @@ class Separations:
         return Offers(self.of.placement(self.tiles(tiles_until)), self.of.arrays, self.of.statistics)
 
     def limits(self, knobs: Knobs) -> Limits:
-        return self.of.limits(knobs.budget, knobs.exchange_points, knobs.wire, self.message_cost_bytes)
+        cost = message_cost_bytes(self.cluster, len(self.of.shares), knobs.messages)
+        return self.of.limits(knobs.budget, knobs.exchange_points, knobs.wire, cost)
 
     def separation(self, knobs: Knobs) -> tuple[Separation, Thinned]:
         """Raises :class:`SpecError` if the budget does not suffice for what must be sent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sepnas.report.content import CandidatePoint, ExploredSeparations, ReportContent
+from sepnas.separation.thinning import FEW
 from sepnas.separation.tiled_layers import NO_TILES
 from sepnas.units import format_count, format_share
 
@@ -40,4 +41,5 @@ def _phrase(candidate: SeparationCandidate) -> str:
     knobs = candidate.knobs
     tiles = "no tiles" if knobs.tiles_until == NO_TILES else f"tiles until {knobs.tiles_until}"
     points = format_count(candidate.points, "point")
-    return f"{tiles}, {points}, at most {format_share(knobs.budget)}, {knobs.wire}"
+    few = ", few messages" if knobs.messages == FEW else ""
+    return f"{tiles}, {points}, at most {format_share(knobs.budget)}, {knobs.wire}{few}"

@@ -2,11 +2,14 @@
 
 The value of a mixture for a device is what its absence costs there (:mod:`sepnas.separation.mixtures`), its cost the
 bytes of its values in a wire format, whose rounding takes a known share of the value. Each message has a fixed cost
-besides, on slow links more than its header, so that messages of little use are dropped whole. At a price per byte, a
+besides, its header at least, so that messages of little use are dropped whole. At a price per byte, a
 message holds the mixtures that are worth more than they cost, in the format in which this leaves most, and is sent if
 together they also pay for the message; of exchange points, those that gain most remain. The price is the lowest at
 which the budget suffices. What is left of the budget goes to the mixtures of the highest value per byte, in messages
 that are sent anyway before others.
+
+How many messages there are is another matter than their bytes: with the latency of links as the fixed cost, a message
+that is worth less than the bytes a link carries in that time is dropped, and its bytes go to others.
 
 Fixed demands (:mod:`sepnas.separation.demands`) are always sent, in the finest format, and so is one mixture to a
 device that would have none of a layer's input: with a budget of nothing, these remain.
@@ -19,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -40,6 +44,9 @@ _STEPS = 60
 """Halvings of the interval that holds the price."""
 
 
+Messages = Literal["any", "few"]
+ANY, FEW = MESSAGES = get_args(Messages)
+"""How many messages there may be: all that pay for their headers, or only those that are worth a link's latency."""
 AUTO = "auto"
 """The wire format that is best for each message."""
 _USEFUL_FORMATS = tuple(wire for wire in WIRE_FORMATS if rounding_of(wire) < 0.5)
@@ -337,11 +344,14 @@ class _Thinning:
         return found
 
 
-def message_cost_bytes(cluster: Cluster, num_devices: int) -> float:
+def message_cost_bytes(cluster: Cluster, num_devices: int, messages: Messages = FEW) -> float:
     """The fixed cost of a message between the first devices of a cluster.
 
-    It is the header, and what a link carries in its latency, on average of the pairs that have one.
+    It is the header; with ``few`` messages also what a link carries in its latency, on average of the pairs that have
+    one.
     """
+    if messages == ANY:
+        return MESSAGE_COST_BYTES
     missing = {frozenset(pair) for pair in cluster.missing_links(num_devices)}
     names = [each.name for each in cluster.devices[:num_devices]]
     pairs = [(a, b) for a, b in combinations(range(num_devices), 2) if {names[a], names[b]} not in missing]

@@ -56,7 +56,7 @@ def test_the_table_has_the_front_below_the_network(network: Path, explored: Path
     front = SeparationFront.load(explored / FRONT_FILE)
     heading, _, alone, *lines = said.splitlines()
     assert heading.split() == [
-        "candidate", "tiles", "until", "points", "bytes", "wire", "latency", "KB", "memory", "accuracy"
+        "candidate", "tiles", "until", "points", "bytes", "wire", "messages", "latency", "KB", "memory", "accuracy"
     ]  # fmt: skip
     assert alone.startswith("one device")
     assert alone.rstrip().endswith(format_share(front.original_accuracy))
@@ -64,6 +64,7 @@ def test_the_table_has_the_front_below_the_network(network: Path, explored: Path
         assert line.split()[0] == str(each.index)
         assert f" {each.knobs.tiles_until} " in line
         assert f" {each.knobs.wire} " in line
+        assert f" {each.knobs.messages} " in line
         assert line.rstrip().endswith(format_share(each.objectives["accuracy"]))
     assert sum(" knee " in line for line in lines) == 1
     assert f"{len(front.candidates)} points on the front of 8 candidates" in said

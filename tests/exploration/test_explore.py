@@ -33,7 +33,6 @@ from sepnas.search.folder import CANDIDATES_FILE, FRONT_FILE, RUN_FILE
 from sepnas.search.pareto import minimised
 from sepnas.search.progress import SearchProgress
 from sepnas.separation.document import Separation
-from sepnas.separation.thinning import MESSAGE_COST_BYTES
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.testing.graphs import Builder
 from sepnas.train.recipe import RecipeChanges
@@ -71,7 +70,7 @@ def problem_of(network: Path, devices: int = 2) -> SeparationProblem:
     cluster = uniform_cluster(devices)
     speeds = [each.flops_per_s for each in cluster.devices]
     of = Separator(load_graph_network(network), speeds, samples=samples)
-    return SeparationProblem(Separations(of, MESSAGE_COST_BYTES), cluster)
+    return SeparationProblem(Separations(of, cluster), cluster)
 
 
 def test_an_exploration_leaves_a_whole_folder(finished: ExplorationResult) -> None:
@@ -91,7 +90,7 @@ def test_it_begins_with_the_ends(finished: ExplorationResult) -> None:
     """First the silent separation, then the largest budget without tiles, and with the most of them."""
     first = [each.knobs for each in candidates_in(finished.run_dir)[:3]]
     wanted = (("none", 0.0), ("none", 0.1), ("relu5", 0.1))
-    assert first == [Knobs(tiles, None, share, "auto") for tiles, share in wanted]
+    assert first == [Knobs(tiles, None, share, "auto", "any") for tiles, share in wanted]
 
 
 def test_more_bytes_keep_more_of_the_accuracy(finished: ExplorationResult) -> None:
@@ -250,9 +249,9 @@ def test_prices_do_not_depend_on_what_was_priced_before(network: Path) -> None:
     """In any order the same knobs have the same key and costs; knobs of one separation have one key."""
     first, second = problem_of(network), problem_of(network)
     genotypes = [
-        Knobs(tiles, points, budget, wire).genotype()
+        Knobs(tiles, points, budget, wire, messages).genotype()
         for tiles in first.choices[TILES_UNTIL] for points in (1, None) for budget in (0.0, 0.02, 0.1)
-        for wire in ("auto", "int4")
+        for wire in ("auto", "int4") for messages in ("any", "few")
     ]  # fmt: skip
     found = [first.price(genotype) for genotype in genotypes]
     assert found == [second.price(genotype) for genotype in reversed(genotypes)][::-1]
@@ -268,7 +267,7 @@ def test_prices_do_not_depend_on_what_was_priced_before(network: Path) -> None:
 def test_what_must_be_sent_bounds_the_budget(network: Path) -> None:
     """A budget below it is infeasible, the more so the smaller it is; nothing at all means only what must be sent."""
     problem = problem_of(network)
-    found = [problem.price(Knobs("none", None, budget, "int8").genotype()) for budget in BUDGETS]
+    found = [problem.price(Knobs("none", None, budget, "int8", "any").genotype()) for budget in BUDGETS]
     assert found[0].feasible
     assert found[-1].feasible
     excesses = [sum(each.excess.values()) for each in found[1:]]

@@ -213,3 +213,17 @@ def test_images_bring_the_answers_closer(tmp_path: Path) -> None:
         with torch.no_grad():
             errors.append(error(load_trainable(tmp_path / name)(images), load_trainable(folder)(images)))
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_few_messages_are_fewer(network: Path, tmp_path: Path) -> None:
+    """With the latency of links as a message's cost, some are left out; their bytes go to others."""
+    slow = uniform_cluster(3, latency_s=0.1)
+    any_, few = (
+        api.separate(network, tmp_path / each, cluster=slow, budget=0.1, tiles_until="none", messages=each)
+        for each in ("any", "few")
+    )
+    assert len(few.plan.transfers()) < len(any_.plan.transfers())
+    assert few.payload_bytes >= 0.5 * any_.payload_bytes
+    with pytest.raises(SpecError, match="`messages` must be one of any, few, got 'all'"):
+        api.separate(network, tmp_path / "all", devices=3, messages="all")  # type: ignore[arg-type]
+    assert not (tmp_path / "all").exists()

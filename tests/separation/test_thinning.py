@@ -160,6 +160,7 @@ def test_a_message_costs_what_the_links_of_its_devices_take() -> None:
         found = message_cost_bytes(Cluster(name="mixed", devices=four.devices, links=links), 2)
         assert found == pytest.approx(wanted)
     assert message_cost_bytes(four, 1) == MESSAGE_COST_BYTES
+    assert message_cost_bytes(four, 4, "any") == MESSAGE_COST_BYTES
 
 
 @pytest.mark.parametrize("level", LEVELS[1:])
