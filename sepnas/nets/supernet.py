@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableNetwork
-from sepnas.nets.statistics import layers_with_statistics, recalibrate
+from sepnas.nets.statistics import recalibrate
 from sepnas.plan.merge_rules import LEARNED_RULES, MergeRule
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.forms import Axes
@@ -134,7 +134,7 @@ def recalibrate_batch_norm(
     """
     network.train()
     recalibrate(
-        layers_with_statistics(network),
+        _batch_norms(network),
         images_BCHW.chunk(batches),
         lambda batch_BCHW: network(batch_BCHW, policy, outage_of(len(batch_BCHW))),
     )

@@ -42,9 +42,6 @@ class TrainableGraph(nn.Module):
         super().__init__()
         check_weights(graph, weights)
         self.graph, self.crossings = graph, crossings or {}
-        self.momentum: float | None = MOMENTUM
-        """Share of a new batch in the running statistics; None means their mean over all batches since a reset."""
-        self._seen = 0
         self._places: dict[str, _Place] = {}
         trained = trained_weights(graph)
         for name in graph.weights:
@@ -84,14 +81,6 @@ class TrainableGraph(nn.Module):
         """All weights, detached, as :class:`sepnas.nets.graph.GraphNetwork` takes them."""
         return {name: self.weight(name).detach() for name in self.graph.weights}
 
-    def reset_running_stats(self) -> None:
-        """Forget all running statistics, as a batch norm of torch does."""
-        self._seen = 0
-        for node in norms_of(self.graph):
-            for role, value in zip(STATISTICS, (0.0, 1.0), strict=True):
-                module, leaf = self._places[node.inputs[role]]
-                module._buffers[leaf].fill_(value)  # type: ignore[union-attr]
-
     def depths(self) -> dict[str, float]:
         """How deep each parameter is, from 0 in the first layer to 1 in the last: by the layers with MACs before it."""
         reached: dict[str, int] = {}
@@ -115,7 +104,6 @@ class TrainableGraph(nn.Module):
         """The tensors of these names, for inputs ``(B, ...)``; what only others need is not computed."""
         values = self._checked(inputs)
         wanted, last = set(names), self._last_place(names)
-        self._seen += self.training
         samples = inputs[0].shape[0]
         for place, (node, batched) in enumerate(zip(self.graph.nodes[: last + 1], self._batched, strict=False)):
             stored = self.graph.weights_of(node)
@@ -149,7 +137,6 @@ class TrainableGraph(nn.Module):
         return dict(zip(graph.inputs, inputs, strict=True))
 
     def _normalised(self, node: GraphNode, operands: Mapping[str, Tensor]) -> Tensor:
-        momentum = 1 / max(1, self._seen) if self.momentum is None else self.momentum
         return functional.batch_norm(
             operands["input"],
             operands["running_mean"],
@@ -157,7 +144,7 @@ class TrainableGraph(nn.Module):
             operands.get("weight"),
             operands.get("bias"),
             self.training,
-            momentum,
+            MOMENTUM,
             self.graph.use(node).get("eps", 1e-5),
         )
 

@@ -13,8 +13,7 @@ from sepnas.errors import SpecError
 from sepnas.nets.crossings import Rounding
 from sepnas.nets.exchange import through_wire
 from sepnas.nets.graph import GraphNetwork
-from sepnas.nets.statistics import layers_with_statistics, recalibrate
-from sepnas.nets.trainable import MOMENTUM, TrainableGraph, trained_weights
+from sepnas.nets.trainable import TrainableGraph, trained_weights
 from sepnas.partition.graph import Graph
 from tests.partition.test_batches import ConvolvedWindows, NormOfTokens, SamplesBehind
 from tests.partition.test_samples import Windows
@@ -179,21 +178,6 @@ def test_inputs_that_do_not_fit_are_refused(small: tuple) -> None:
         network(images[..., :8, :8])
     with pytest.raises(SpecError, match="1 inputs, got 2"):
         network(images, images)
-
-
-def test_recalibration_measures_the_mean_over_all_batches(small: tuple) -> None:
-    """Statistics measured anew are the means over the batches, and training goes on with the momentum of before."""
-    module, graph, weights, images = small
-    network = TrainableGraph(graph, weights).train()
-    parts = images.split(2)
-    recalibrate(layers_with_statistics(network), parts, network)
-    maps = [module.conv(part) for part in parts]
-    found = network.state_dict()
-    torch.testing.assert_close(found["norm.running_mean"], torch.stack([x.mean((0, 2, 3)) for x in maps]).mean(0))
-    torch.testing.assert_close(found["norm.running_var"], torch.stack([x.var((0, 2, 3)) for x in maps]).mean(0))
-    assert not network.training
-    assert network.momentum == MOMENTUM
-    assert all(torch.equal(found[name], weights[name]) for name in trained_weights(graph))
 
 
 def test_gradients_in_bf16_are_those_of_the_module(small: tuple) -> None:
