@@ -154,9 +154,14 @@ class Experiment:
         return json.loads(path.read_text()) if path.is_file() else None
 
     def found_cell(self, cell: Cell) -> Row | None:
-        """What is kept of a cell, if it was made from the reference that is kept."""
+        """What is kept of a cell, if it was made from the reference that is kept, by the same rule for messages.
+
+        Those that name no rule are of a version that always left messages out.
+        """
         found, reference = self.found(cell.name), self.found(self.reference_name(cell.seed)) or {}
-        return found if found and found.get("reference") == reference.get(REFERENCE) else None
+        if not found or found.get("few", True) != cell.few:
+            return None
+        return found if found.get("reference") == reference.get(REFERENCE) else None
 
     def keep(self, name: str, found: Row) -> None:
         path = self.found_file(name, ".json")
@@ -228,7 +233,7 @@ class Experiment:
                 "devices": row["devices"], "bytes": row["share"], "wire": row["wire"],
                 "tiles": row.get("tiles_end") or "none",
                 "points": row.get("points") if "open_points" in row else None,
-                "few": row.get("few", True), "epochs": row["epochs"],
+                "few": row["few"], "epochs": row["epochs"],
                 "seed": row["seed"], "kilobytes": round(row["payload_bytes"] / 1e3, 1),
                 "messages": row["messages"], "start_val": row.get("start_accuracy"), "val": accuracy_of(row),
                 "test": row["test_accuracy"],

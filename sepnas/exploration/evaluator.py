@@ -36,10 +36,10 @@ class SeparationEvaluator:
         """The accuracy of a separation, by its name as an objective."""
         of, (separation, thinned) = self.separations.of, self.separations.separation(Knobs.of(genotype))
         made = self.separations.network(separation, thinned)
-        weights = of.weights_of(made)
+        weights, crossings = of.weights_of(made), crossings_of(made.graph, made.plan())
         if thinned.mixtures:
-            weights = of.adapted(made, weights)
-        network = TrainableGraph(made.graph, weights, crossings_of(made.graph, made.plan()))
+            weights = of.adapted(made, weights, crossings)
+        network = TrainableGraph(made.graph, weights, crossings)
         return {ACCURACY.name: self._accuracy(network)}
 
     def original(self, folder: Path) -> float:

@@ -15,6 +15,7 @@ from sepnas.importing.choose_tiles import choose_tiles
 from sepnas.importing.folder import new_folder
 from sepnas.importing.run import Progress
 from sepnas.importing.separator import Separator
+from sepnas.nets.crossings import crossings_of
 from sepnas.nets.graph import GraphNetwork, load_graph_network
 from sepnas.options import option
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
@@ -115,7 +116,7 @@ def separate_network(
         result = _result(of, placement, separation, separated, cut)
         _told(show, 5)
         if thinned.mixtures:
-            cut = of.adapted(separated, cut)
+            cut = of.adapted(separated, cut, crossings_of(separated.graph, result.plan))
         _write(made, result, cut)
     show(len(_STEPS), len(_STEPS), "done")
     return result

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from sepnas.nets.channel_statistics import measure_statistics
-from sepnas.nets.crossings import crossings_of
+from sepnas.nets.crossings import Crossings
 from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.separated import arrays_of, separated_weights
 from sepnas.nets.shifted_statistics import ShiftedStatistics
@@ -92,9 +92,8 @@ class Separator:
         """The weights of a separated network, cut from the original's."""
         return separated_weights(separated.recipe, self.weights)
 
-    def adapted(self, separated: SeparatedGraph, cut: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def adapted(self, separated: SeparatedGraph, cut: Mapping[str, Tensor], crossings: Crossings) -> dict[str, Tensor]:
         """Weights that were cut, with the statistics of batch norms as they are where channels are estimated."""
-        crossings = crossings_of(separated.graph, separated.plan())
         return self._norms.weights_of(separated.graph, cut, separated.recipe, crossings)
 
     def limits(

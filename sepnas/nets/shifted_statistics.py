@@ -43,9 +43,10 @@ class _Moments:
 
 
 class _Watched(TrainableGraph):
-    """Measures what its batch norms take, by the name of their means; means of several norms are left out."""
+    """Measures what its batch norms take."""
 
     moments: dict[str, _Moments]
+    """Those of a batch, by the name of the running mean."""
 
     def _normalised(self, node: GraphNode, operands: Mapping[str, Tensor]) -> Tensor:
         self.moments[node.inputs[STATISTICS[0]]] = _Moments.of(operands["input"])

@@ -2,14 +2,14 @@
 
 The value of a mixture for a device is what its absence costs there (:mod:`sepnas.separation.mixtures`), its cost the
 bytes of its values in a wire format, whose rounding takes a known share of the value. Each message has a fixed cost
-besides, its header at least, so that messages of little use are dropped whole. At a price per byte, a
-message holds the mixtures that are worth more than they cost, in the format in which this leaves most, and is sent if
-together they also pay for the message; of exchange points, those that gain most remain. The price is the lowest at
-which the budget suffices. What is left of the budget goes to the mixtures of the highest value per byte, in messages
-that are sent anyway before others.
+besides, its header at least, so that messages of little use are dropped whole. At a price per byte, a message holds
+the mixtures that are worth more than they cost, in the format in which this leaves most, and is sent if together they
+also pay for the message; of exchange points, those that gain most remain. The price is the lowest at which the budget
+suffices. What is left of the budget goes to the mixtures of the highest value per byte, in messages that are sent
+anyway before others.
 
-How many messages there are is another matter than their bytes: with the latency of links as the fixed cost, a message
-that is worth less than the bytes a link carries in that time is dropped, and its bytes go to others.
+With the latency of links as the fixed cost, a message that is worth less than the bytes that a link carries in that
+time is dropped, and its bytes go to others.
 
 Fixed demands (:mod:`sepnas.separation.demands`) are always sent, in the finest format, and so is one mixture to a
 device that would have none of a layer's input: with a budget of nothing, these remain.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Literal, get_args
@@ -94,6 +94,7 @@ class _Offer:
     channel_values: tuple[int, ...]
     forced: int = 0
     basis: Basis | None = None
+    _sums: dict[WireFormat, Array] = field(init=False, default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -103,10 +104,6 @@ class _Offer:
     def is_needed(self) -> bool:
         """Whether some of its mixtures are sent anyway, because its device has nothing else of a layer's input."""
         return self.basis is not None and self.forced > 0
-
-    @cached_property
-    def _sums(self) -> dict[WireFormat, Array]:
-        return {}
 
     def values_in(self, wire: WireFormat) -> Array:
         """What arrives of the values in a format."""
