@@ -26,7 +26,7 @@ def some_of_validation(data: ImageData, count: int, seed: int) -> ImageData:
 class SeparationEvaluator:
     """Accuracies (0..1) on the validation images of ``data``, as `sepnas separate` measures them before training.
 
-    Messages are rounded, and statistics of batch norms are measured on the samples by which the network is separated.
+    Messages are rounded, and weights are fitted on the samples by which the network is separated.
     """
 
     def __init__(self, separations: Separations, data: ImageData) -> None:
@@ -38,7 +38,7 @@ class SeparationEvaluator:
         made = self.separations.network(separation, thinned)
         weights, crossings = of.weights_of(made), crossings_of(made.graph, made.plan())
         if thinned.mixtures:
-            weights = of.adapted(made, weights, crossings)
+            weights = of.fitted(made, weights, crossings)
         network = TrainableGraph(made.graph, weights, crossings)
         return {ACCURACY.name: self._accuracy(network)}
 

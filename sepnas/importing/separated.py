@@ -85,8 +85,8 @@ def separate_network(
     ``budget`` is a share of the exact split's bytes in fp32; with 1 all that matters is sent, at ``exchange_points`` at
     most. The layers up to the tensor ``tiles_until`` stay exact, in tiles; ``auto`` chooses it for the cluster, with
     ``none`` there are none. ``wire`` is the format of all messages, or ``auto`` for the best of each. On ``samples``,
-    inputs of the network ``(B, ...)``, activations and the costs of errors are measured, and, if not everything is
-    sent, how the statistics of batch norms move in the separated network.
+    inputs of the network ``(B, ...)``, activations and the costs of errors are measured; if not everything is sent, the
+    weights are fitted to what devices have of them.
 
     Raises:
         SpecError: a network without weights, or that is separated already; an unknown format; a budget that does not
@@ -116,7 +116,7 @@ def separate_network(
         result = _result(of, placement, separation, separated, cut)
         _told(show, 5)
         if thinned.mixtures:
-            cut = of.adapted(separated, cut, crossings_of(separated.graph, result.plan))
+            cut = of.fitted(separated, cut, crossings_of(separated.graph, result.plan))
         _write(made, result, cut)
     show(len(_STEPS), len(_STEPS), "done")
     return result

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sepnas.nets.channel_statistics import measure_statistics
 from sepnas.nets.crossings import Crossings
+from sepnas.nets.fitted_weights import FittedWeights
 from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.separated import arrays_of, separated_weights
-from sepnas.nets.shifted_statistics import ShiftedStatistics
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
@@ -53,10 +53,6 @@ class Separator:
         return measure_statistics(self.channels, self.weights, self.samples, seed=self.seed)
 
     @cached_property
-    def _norms(self) -> ShiftedStatistics:
-        return ShiftedStatistics(self.graph, self.weights, self.samples)
-
-    @cached_property
     def importance(self) -> Importance:
         return importance_of(self.channels, self.arrays, self.statistics)
 
@@ -92,9 +88,10 @@ class Separator:
         """The weights of a separated network, cut from the original's."""
         return separated_weights(separated.recipe, self.weights)
 
-    def adapted(self, separated: SeparatedGraph, cut: Mapping[str, Tensor], crossings: Crossings) -> dict[str, Tensor]:
-        """Weights that were cut, with the statistics of batch norms as they are where channels are estimated."""
-        return self._norms.weights_of(separated.graph, cut, separated.recipe, crossings)
+    def fitted(self, separated: SeparatedGraph, cut: Mapping[str, Tensor], crossings: Crossings) -> dict[str, Tensor]:
+        """Weights that were cut, fitted to what the devices have in fact."""
+        fits = FittedWeights(self.channels, self.weights, self.samples)
+        return fits.of(separated.graph, cut, separated.recipe, crossings)
 
     def limits(
         self,

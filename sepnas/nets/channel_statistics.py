@@ -33,7 +33,7 @@ def measure_statistics(
     generator, layers = torch.Generator().manual_seed(seed), list(channels.mixing.values())
     operands = list(dict.fromkeys(layer.operand for layer in layers))
     outputs, answers = [layer.output for layer in layers], [each.tensor for each in channels.graph.outputs]
-    moments, costs = {name: _Moments() for name in operands}, [torch.zeros(()) for _ in layers]
+    moments, costs = {name: Moments() for name in operands}, [torch.zeros(()) for _ in layers]
     count = 0
     for inputs in samples:
         with torch.enable_grad():
@@ -41,10 +41,10 @@ def measure_statistics(
             loss = sum((_surprise(found[name], generator) for name in answers), torch.zeros(()))
             gradients = torch.autograd.grad(loss, [found[name] for name in outputs], allow_unused=True)
         for name in operands:
-            moments[name].add(_rows(found[name].detach(), channels.axis(name)))
+            moments[name].add(rows_of(found[name].detach(), channels.axis(name)))
         for place, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
             if gradient is not None:
-                rows = _rows(gradient, layer.relation.axis)
+                rows = rows_of(gradient, layer.relation.axis)
                 costs[place] = costs[place] + rows.square().sum(1) / 2
         count += len(inputs[0])
         if told:
@@ -57,7 +57,7 @@ def measure_statistics(
     )
 
 
-class _Moments:
+class Moments:
     """Sums of channels and of their products, over all positions."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class _Moments:
         return ChannelStatistics(mean, covariance)
 
 
-def _rows(x: Tensor, axis: int) -> Tensor:
+def rows_of(x: Tensor, axis: int) -> Tensor:
     """The channels of a tensor along an axis as rows, ``(C, positions)``; products of many need double precision."""
     return x.movedim(axis, 0).reshape(x.shape[axis], -1).double()
 

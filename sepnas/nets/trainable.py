@@ -102,31 +102,40 @@ class TrainableGraph(nn.Module):
 
     def tensors(self, inputs: tuple[Tensor, ...], names: Collection[str]) -> dict[str, Tensor]:
         """The tensors of these names, for inputs ``(B, ...)``; what only others need is not computed."""
-        values = self._checked(inputs)
-        wanted, last = set(names), self._last_place(names)
-        samples = inputs[0].shape[0]
-        for place, (node, batched) in enumerate(zip(self.graph.nodes[: last + 1], self._batched, strict=False)):
-            stored = self.graph.weights_of(node)
-            operands = {r: self.weight(n) if r in stored else values[n] for r, n in node.inputs.items()}
-            for role in self._rounded[place]:
-                operands[role] = self.crossings[node.name, role].of(operands[role])
-            slow = self._slow.get(place)
-            if slow is not None and in_bf16_on_cpu(operands["input"]):
-                values[node.outputs[0]] = depthwise(operands["input"], operands["weight"], operands.get("bias"), slow)
-            elif _is_norm(node):
-                values[node.outputs[0]] = self._normalised(node, operands)
-            else:
-                values.update(zip(node.outputs, batched.run(operands, samples), strict=False))
-            for name in self._last_use.get(place, ()):
-                if name not in wanted:
-                    values.pop(name, None)
+        values, samples = self.started(inputs), inputs[0].shape[0]
+        for place in range(self._last_place(names) + 1):
+            self.compute(place, values, samples, names)
         return {name: values[name] for name in names}
+
+    def operands(self, place: int, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the node at this place takes by role: weights, and tensors of those so far as they arrive."""
+        node = self.graph.nodes[place]
+        stored = self.graph.weights_of(node)
+        found = {role: self.weight(name) if role in stored else values[name] for role, name in node.inputs.items()}
+        for role in self._rounded[place]:
+            found[role] = self.crossings[node.name, role].of(found[role])
+        return found
+
+    def compute(self, place: int, values: dict[str, Tensor], samples: int, kept: Collection[str] = ()) -> None:
+        """Compute the node at this place for so many samples; what no other needs is dropped, but for ``kept``."""
+        node, operands = self.graph.nodes[place], self.operands(place, values)
+        slow = self._slow.get(place)
+        if slow is not None and in_bf16_on_cpu(operands["input"]):
+            values[node.outputs[0]] = depthwise(operands["input"], operands["weight"], operands.get("bias"), slow)
+        elif _is_norm(node):
+            values[node.outputs[0]] = self._normalised(node, operands)
+        else:
+            values.update(zip(node.outputs, self._batched[place].run(operands, samples), strict=False))
+        for name in self._last_use.get(place, ()):
+            if name not in kept:
+                values.pop(name, None)
 
     def _last_place(self, names: Collection[str]) -> int:
         wanted = set(names)
         return max((p for p, node in enumerate(self.graph.nodes) if wanted & set(node.outputs)), default=-1)
 
-    def _checked(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def started(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The tensors before any node is computed: the inputs ``(B, ...)`` by name, checked."""
         graph = self.graph
         if len(inputs) != len(graph.inputs):
             raise SpecError(f"network '{graph.name}' has {len(graph.inputs)} inputs, got {len(inputs)}")

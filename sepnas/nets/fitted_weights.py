@@ -1,0 +1,198 @@
+"""Weights of separated networks that fit what devices have in fact, measured beside the original on the same images.
+
+Both networks are computed layer by layer. Where a device estimates channels, the estimate is fitted anew
+(:mod:`sepnas.separation.refit`). Statistics of batch norms stay the original's, as far as the same images leave them:
+measured anew, all would differ from those of training, also where nothing is lost, since few images say little of a
+mean, and other augmentations have another one. What separating changes is the difference between both networks, and
+only this moves the original's statistics.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sepnas.nets.channel_statistics import Moments, rows_of
+from sepnas.nets.crossings import Crossings
+from sepnas.nets.graph import last_uses
+from sepnas.nets.separated import arrays_of
+from sepnas.nets.trainable import STATISTICS, TrainableGraph, norms_of
+from sepnas.partition.graph import Graph, GraphNode
+from sepnas.separation.channels import ChannelMap
+from sepnas.separation.importance import weight_of
+from sepnas.separation.mixtures import Estimate
+from sepnas.separation.pieces import EstimatedBias, EstimatedInput, Recipe, WeightPiece
+from sepnas.separation.refit import refitted
+from sepnas.separation.statistics import Array, ChannelStatistics
+
+MEMORY_BYTES = 1 << 30
+"""Of the tensors of both networks that are needed at a time; of large images, fewer are taken."""
+Samples = Sequence[tuple[Tensor, ...]]
+"""Inputs of the network ``(B, ...)``, in batches."""
+
+
+class _Side:
+    """One of the networks, computed up to a node for all samples."""
+
+    def __init__(self, network: TrainableGraph, samples: Samples) -> None:
+        self.network, self.place = network.eval(), 0
+        self.values = [network.started(each) for each in samples]
+        self.counts = [len(each[0]) for each in samples]
+
+    def until(self, place: int) -> None:
+        """Compute all nodes before this place."""
+        while self.place < place:
+            for values, count in zip(self.values, self.counts, strict=True):
+                self.network.compute(self.place, values, count)
+            self.place += 1
+
+    def operand(self, place: int, role: str) -> list[Tensor]:
+        """What the node at this place, which is the next, takes in a role, as it arrives; for each batch."""
+        assert self.place <= place, self.network.graph.nodes[place].name  # both graphs have their nodes in one order
+        self.until(place)
+        return [self.network.operands(place, values)[role] for values in self.values]
+
+
+class FittedWeights:
+    """Fits the weights of what a network is separated into; ``samples`` are inputs of the network ``(B, ...)``."""
+
+    def __init__(self, channels: ChannelMap, weights: Mapping[str, Tensor], samples: Samples) -> None:
+        self.channels, self.graph, self.weights, self.samples = channels, channels.graph, weights, samples
+        self.arrays = arrays_of(weights)
+        self.places = {node.name: place for place, node in enumerate(self.graph.nodes)}
+        norms = [(node.inputs[STATISTICS[0]], node) for node in norms_of(self.graph)]
+        readers = Counter(name for name, _ in norms)
+        self.norms = {name: node for name, node in norms if readers[name] == 1}
+        """The norms that have statistics of their own, by the name of the running mean."""
+
+    def of(self, graph: Graph, cut: Mapping[str, Tensor], recipe: Recipe, crossings: Crossings) -> dict[str, Tensor]:
+        """The weights of a separated network, given those that were ``cut`` by its recipe."""
+        samples = self._that_fit(graph)
+        if not samples:
+            return dict(cut)
+        original, separated = TrainableGraph(self.graph, self.weights), TrainableGraph(graph, cut, crossings)
+        then, now = _Side(original, samples), _Side(separated, samples)
+        fits = _Fitting(self, recipe, then, now)
+        with torch.no_grad():
+            for place, node in enumerate(graph.nodes):
+                fits.node(place, node)
+        return separated.weights_by_name
+
+    def _that_fit(self, graph: Graph) -> Samples:
+        """The samples, or some of them, evenly spread, if all would need too much memory."""
+        each = 4 * (_needed_elements(self.graph) + _needed_elements(graph))
+        total, largest = sum(len(batch[0]) for batch in self.samples), max(1, MEMORY_BYTES // each)
+        return self.samples if total <= largest else list(_every(-(-total // largest), self.samples))
+
+
+def _every(step: int, samples: Samples) -> Iterator[tuple[Tensor, ...]]:
+    """Every so many samples, counted over all batches."""
+    passed = 0
+    for batch in samples:
+        kept = tuple(x[-passed % step :: step] for x in batch)
+        passed += len(batch[0])
+        if len(kept[0]):
+            yield kept
+
+
+class _Fitting:
+    """Fits one separated network, in the order of its nodes."""
+
+    def __init__(self, of: FittedWeights, recipe: Recipe, then: _Side, now: _Side) -> None:
+        self.of, self.recipe, self.then, self.now = of, recipe, then, now
+        self.estimates: dict[str, Estimate] = {}
+        """By the tensor from which channels are estimated."""
+        self.spreads: dict[str, tuple[Tensor, Tensor]] = {}
+        """The mean and the variance of what the original's norms take, by the name of the running mean."""
+        self.norms = Counter(node.inputs[STATISTICS[0]] for node in norms_of(now.network.graph))
+
+    def node(self, place: int, node: GraphNode) -> None:
+        """Fit what a node is computed with, from what it takes."""
+        for role, name in node.inputs.items():
+            made = self.recipe.get(name)
+            if isinstance(made, EstimatedInput):
+                self._estimated(place, node, role, made)
+            elif role == STATISTICS[0] and isinstance(made, WeightPiece):
+                norm = self.of.norms.get(made.source)
+                if norm is not None and self.norms[name] == 1:
+                    self._moved(place, node, made, norm)
+
+    def _estimated(self, place: int, node: GraphNode, role: str, made: EstimatedInput) -> None:
+        bias = self.recipe.get(node.inputs.get("bias", ""))
+        if not isinstance(bias, EstimatedBias) or sum(self.now.counts) < 2:
+            return
+        layer = made.layer
+        [taken] = [role for role, name in layer.node.inputs.items() if name == layer.operand]
+        has = node.inputs[taken]
+        if has not in self.estimates:
+            before = self.then.operand(self.of.places[layer.node.name], taken)
+            halves = self._halves(layer.operand, before, self.now.operand(place, taken))
+            weight = _weight_of_errors(weight_of(layer, self.of.arrays)[made.outputs])
+            self.estimates[has] = refitted(made.estimate, halves, weight)
+        estimate = self.estimates[has]
+        self._set(node.inputs[role], replace(made, estimate=estimate).made(self.of.arrays))
+        self._set(node.inputs["bias"], replace(bias, estimate=estimate).made(self.of.arrays))
+
+    def _halves(self, tensor: str, before: Sequence[Tensor], now: Sequence[Tensor]) -> list[ChannelStatistics]:
+        """The statistics of the original's channels with those that a device has, of every second image."""
+        axis, share = self.of.channels.axis(tensor), self.of.channels.padding_share(tensor)
+        halves, passed = (Moments(), Moments()), 0
+        for x, z in zip(before, now, strict=True):
+            for place, half in enumerate(halves):
+                taken = slice((passed + place) % 2, None, 2)
+                half.add(torch.cat([rows_of(x[taken], axis), rows_of(z[taken], axis)]))
+            passed += len(x)
+        return [each.statistics().padded(share) for each in halves]
+
+    def _moved(self, place: int, node: GraphNode, piece: WeightPiece, norm: GraphNode) -> None:
+        """Move a norm's statistics by what separating changes: the mean by a difference, the variance by a ratio."""
+        if piece.source not in self.spreads:
+            self.spreads[piece.source] = _spread(self.then.operand(self.of.places[norm.name], "input"))
+        mean_before, variance_before = (_taken(each, piece) for each in self.spreads[piece.source])
+        mean, variance = _spread(self.now.operand(place, "input"))
+        eps = self.now.network.graph.use(node).get("eps", 1e-5)
+        means, variances = (self.now.network.weight(node.inputs[role]) for role in STATISTICS)
+        means += mean - mean_before
+        variances *= (variance + eps) / (variance_before + eps)
+
+    def _set(self, name: str, value: npt.NDArray[np.generic]) -> None:
+        self.now.network.weight(name).copy_(torch.from_numpy(np.ascontiguousarray(value)))
+
+
+def _spread(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The mean and the variance ``(C,)`` of the channels of all batches ``(B, C, ...)``."""
+    found = [torch.var_mean(x.double(), [a for a in range(x.dim()) if a != 1], correction=0) for x in batches]
+    counts = torch.tensor([float(len(x)) for x in batches], dtype=torch.float64)[:, None]
+    means, variances = torch.stack([mean for _, mean in found]), torch.stack([variance for variance, _ in found])
+    mean = (counts * means).sum(0) / counts.sum()
+    return mean, (counts * (variances + (means - mean) ** 2)).sum(0) / counts.sum()
+
+
+def _weight_of_errors(weight: Array) -> Array:
+    """What errors of a layer's inputs cost, ``(C, C)``, given its weight ``(O, C, ...)``."""
+    rows = np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1])
+    return np.asarray(rows.T @ rows)
+
+
+def _taken(x: Tensor, piece: WeightPiece) -> Tensor:
+    """The channels ``(C,)`` of a weight's piece."""
+    places = piece.places.get(0)
+    return x if places is None else x[torch.as_tensor(places)]
+
+
+def _needed_elements(graph: Graph) -> int:
+    """The most elements of one sample that are needed at a time."""
+    last, sizes = last_uses(graph), {name: prod(each.dims) for name, each in graph.tensors.items()}
+    now = most = sum(sizes[name] for name in graph.inputs)
+    for place, node in enumerate(graph.nodes):
+        now += sum(sizes[name] for name in node.outputs)
+        most = max(most, now)
+        now -= sum(sizes[name] for name in last.get(place, ()) if name not in graph.stored)
+    return most
