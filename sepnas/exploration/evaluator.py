@@ -37,9 +37,7 @@ class SeparationEvaluator:
         of, (separation, thinned) = self.separations.of, self.separations.separation(Knobs.of(genotype))
         made = self.separations.network(separation, thinned)
         weights, crossings = of.weights_of(made), crossings_of(made.graph, made.plan())
-        if thinned.mixtures:
-            weights = of.fitted(made, weights, crossings)
-        network = TrainableGraph(made.graph, weights, crossings)
+        network = TrainableGraph(made.graph, of.fitted(made, weights, crossings), crossings)
         return {ACCURACY.name: self._accuracy(network)}
 
     def original(self, folder: Path) -> float:

@@ -35,7 +35,7 @@ from sepnas.spec.document import short
 
 BESIDE = frozenset((SEPARATION_NAME, PLAN_NAME))
 """The files of a separated network beside those of an imported one."""
-_STEPS = ("following channels", "measuring activations", "grouping channels", "thinning", "cutting weights", "writing")
+_STEPS = ("following channels", "measuring activations", "grouping channels", "thinning", "fitting weights", "writing")
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,11 @@ def separate_network(
         separation, thinned = separation_of(placement, of.arrays, statistics, limits)
         _told(show, 4)
         separated = of.network(separation, thinned)
-        cut = of.weights_of(separated)
-        result = _result(of, placement, separation, separated, cut)
+        plan = separated.plan()
+        weights = of.fitted(separated, of.weights_of(separated), crossings_of(separated.graph, plan))
         _told(show, 5)
-        if thinned.mixtures:
-            cut = of.fitted(separated, cut, crossings_of(separated.graph, result.plan))
-        _write(made, result, cut)
+        result = _result(of, placement, separation, separated, plan, weights)
+        _write(made, result, weights)
     show(len(_STEPS), len(_STEPS), "done")
     return result
 
@@ -140,16 +139,17 @@ def _result(
     placement: Placement,
     separation: Separation,
     separated: SeparatedGraph,
-    cut: Mapping[str, Tensor],
+    plan: Plan,
+    weights: Mapping[str, Tensor],
 ) -> SeparationResult:
-    channels, deviation = of.channels, _deviation(of.graph, separated.graph, of.weights, cut)
+    channels, deviation = of.channels, _deviation(of.graph, separated.graph, of.weights, weights)
     demands = demands_of(placement)
     fixed, open_ = {(d.tensor, d.device) for d in demands if d.is_fixed}, {d.tensor for d in demands if not d.is_fixed}
     grouped = {space.name for space in of.spaces}
     return SeparationResult(
         separation=separation,
         separated=separated,
-        plan=separated.plan(),
+        plan=plan,
         payload_bytes=separation.payload_bytes(placement),
         exact_bytes=of.exact_bytes,
         fixed_bytes=sum(
@@ -166,17 +166,17 @@ def _result(
 
 
 @torch.no_grad()
-def _deviation(graph: Graph, separated: Graph, weights: Mapping[str, Tensor], cut: Mapping[str, Tensor]) -> float:
+def _deviation(graph: Graph, separated: Graph, weights: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> float:
     """The largest difference of an output from the original's on noise, relative to the output's largest value."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(graph.tensors[name].dims, generator=generator) for name in graph.inputs]
-    found, wanted = GraphNetwork(separated, cut).eval()(*inputs), GraphNetwork(graph, weights).eval()(*inputs)
+    found, wanted = GraphNetwork(separated, fitted).eval()(*inputs), GraphNetwork(graph, weights).eval()(*inputs)
     pairs = zip(found.values(), wanted.values(), strict=True) if isinstance(found, dict) else [(found, wanted)]
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 
 
-def _write(folder: Path, result: SeparationResult, cut: Mapping[str, Tensor]) -> None:
-    save_file({name: each.clone(memory_format=torch.contiguous_format) for name, each in cut.items()},
+def _write(folder: Path, result: SeparationResult, weights: Mapping[str, Tensor]) -> None:
+    save_file({name: each.clone(memory_format=torch.contiguous_format) for name, each in weights.items()},
               folder / WEIGHTS_NAME)  # fmt: skip
     (folder / WEIGHTS_NAME).chmod(0o644)
     result.separated.graph.save(folder / GRAPH_NAME)

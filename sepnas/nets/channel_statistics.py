@@ -33,7 +33,7 @@ def measure_statistics(
     generator, layers = torch.Generator().manual_seed(seed), list(channels.mixing.values())
     operands = list(dict.fromkeys(layer.operand for layer in layers))
     outputs, answers = [layer.output for layer in layers], [each.tensor for each in channels.graph.outputs]
-    moments, costs = {name: Moments() for name in operands}, [torch.zeros(()) for _ in layers]
+    moments, costs = {name: _Moments() for name in operands}, [torch.zeros(()) for _ in layers]
     count = 0
     for inputs in samples:
         with torch.enable_grad():
@@ -57,7 +57,7 @@ def measure_statistics(
     )
 
 
-class Moments:
+class _Moments:
     """Sums of channels and of their products, over all positions."""
 
     def __init__(self) -> None:

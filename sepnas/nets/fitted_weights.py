@@ -1,41 +1,44 @@
 """Weights of separated networks that fit what devices have in fact, measured beside the original on the same images.
 
 Both networks are computed layer by layer. Where a device estimates channels, the estimate is fitted anew
-(:mod:`sepnas.separation.refit`). Statistics of batch norms stay the original's, as far as the same images leave them:
-measured anew, all would differ from those of training, also where nothing is lost, since few images say little of a
-mean, and other augmentations have another one. What separating changes is the difference between both networks, and
-only this moves the original's statistics.
+(:mod:`sepnas.separation.refit`). Batch norms keep the original's statistics, moved by what separating changes: the
+difference between both networks on the same images. Measured anew, statistics would change even where nothing is lost:
+few images say little of a mean, and training saw them augmented.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sepnas.nets.channel_statistics import Moments, rows_of
+from sepnas.nets.channel_statistics import rows_of
 from sepnas.nets.crossings import Crossings
 from sepnas.nets.graph import last_uses
 from sepnas.nets.separated import arrays_of
 from sepnas.nets.trainable import STATISTICS, TrainableGraph, norms_of
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.separation.channels import ChannelMap
-from sepnas.separation.importance import weight_of
+from sepnas.separation.importance import Weights, weight_of
 from sepnas.separation.mixtures import Estimate
 from sepnas.separation.pieces import EstimatedBias, EstimatedInput, Recipe, WeightPiece
-from sepnas.separation.refit import refitted
-from sepnas.separation.statistics import Array, ChannelStatistics
+from sepnas.separation.refit import Joint, refitted
+from sepnas.separation.relations import MixingLayer
+from sepnas.separation.statistics import Array
 
 MEMORY_BYTES = 1 << 30
-"""Of the tensors of both networks that are needed at a time; of large images, fewer are taken."""
-Samples = Sequence[tuple[Tensor, ...]]
+"""The most for the tensors of both networks that are needed at a time; fewer samples are taken if they are large."""
+Samples: TypeAlias = Sequence[tuple[Tensor, ...]]
 """Inputs of the network ``(B, ...)``, in batches."""
+_Reading: TypeAlias = tuple[str, str]
+"""A tensor of the original, and the one from which a device estimates its channels; views may share the latter."""
 
 
 class _Side:
@@ -54,7 +57,7 @@ class _Side:
             self.place += 1
 
     def operand(self, place: int, role: str) -> list[Tensor]:
-        """What the node at this place, which is the next, takes in a role, as it arrives; for each batch."""
+        """What the node at this place takes in a role, as it arrives, for each batch; nodes before it are computed."""
         assert self.place <= place, self.network.graph.nodes[place].name  # both graphs have their nodes in one order
         self.until(place)
         return [self.network.operands(place, values)[role] for values in self.values]
@@ -73,10 +76,13 @@ class FittedWeights:
         """The norms that have statistics of their own, by the name of the running mean."""
 
     def of(self, graph: Graph, cut: Mapping[str, Tensor], recipe: Recipe, crossings: Crossings) -> dict[str, Tensor]:
-        """The weights of a separated network, given those that were ``cut`` by its recipe."""
-        samples = self._that_fit(graph)
-        if not samples:
+        """The weights of a separated network, given those that were ``cut`` by its recipe.
+
+        Without samples, and where nothing is estimated, they stay as they are.
+        """
+        if not self.samples or not any(isinstance(each, EstimatedInput) for each in recipe.values()):
             return dict(cut)
+        samples = self._samples_within_memory(graph)
         original, separated = TrainableGraph(self.graph, self.weights), TrainableGraph(graph, cut, crossings)
         then, now = _Side(original, samples), _Side(separated, samples)
         fits = _Fitting(self, recipe, then, now)
@@ -85,15 +91,15 @@ class FittedWeights:
                 fits.node(place, node)
         return separated.weights_by_name
 
-    def _that_fit(self, graph: Graph) -> Samples:
-        """The samples, or some of them, evenly spread, if all would need too much memory."""
+    def _samples_within_memory(self, graph: Graph) -> Samples:
+        """The samples; if all would need too much memory, some of them, evenly spread."""
         each = 4 * (_needed_elements(self.graph) + _needed_elements(graph))
         total, largest = sum(len(batch[0]) for batch in self.samples), max(1, MEMORY_BYTES // each)
         return self.samples if total <= largest else list(_every(-(-total // largest), self.samples))
 
 
 def _every(step: int, samples: Samples) -> Iterator[tuple[Tensor, ...]]:
-    """Every so many samples, counted over all batches."""
+    """One of ``step`` samples, counted over all batches."""
     passed = 0
     for batch in samples:
         kept = tuple(x[-passed % step :: step] for x in batch)
@@ -107,8 +113,13 @@ class _Fitting:
 
     def __init__(self, of: FittedWeights, recipe: Recipe, then: _Side, now: _Side) -> None:
         self.of, self.recipe, self.then, self.now = of, recipe, then, now
-        self.estimates: dict[str, Estimate] = {}
-        """By the tensor from which channels are estimated."""
+        self.estimates: dict[_Reading, Estimate] = {}
+        self.readers: defaultdict[_Reading, list[Array]] = defaultdict(list)
+        """The weights ``(R, C)`` of the layers that read an estimate."""
+        for node in now.network.graph.nodes:
+            for made in map(recipe.get, node.inputs.values()):
+                if isinstance(made, EstimatedInput):
+                    self.readers[_reading(node, made.layer)].append(_rows_of_weight(made, of.arrays))
         self.spreads: dict[str, tuple[Tensor, Tensor]] = {}
         """The mean and the variance of what the original's norms take, by the name of the running mean."""
         self.norms = Counter(node.inputs[STATISTICS[0]] for node in norms_of(now.network.graph))
@@ -128,28 +139,32 @@ class _Fitting:
         bias = self.recipe.get(node.inputs.get("bias", ""))
         if not isinstance(bias, EstimatedBias) or sum(self.now.counts) < 2:
             return
-        layer = made.layer
-        [taken] = [role for role, name in layer.node.inputs.items() if name == layer.operand]
-        has = node.inputs[taken]
-        if has not in self.estimates:
+        layer, reading = made.layer, _reading(node, made.layer)
+        if reading not in self.estimates:
+            [taken] = [role for role, name in layer.node.inputs.items() if name == layer.operand]
             before = self.then.operand(self.of.places[layer.node.name], taken)
             halves = self._halves(layer.operand, before, self.now.operand(place, taken))
-            weight = _weight_of_errors(weight_of(layer, self.of.arrays)[made.outputs])
-            self.estimates[has] = refitted(made.estimate, halves, weight)
-        estimate = self.estimates[has]
+            readers = np.concatenate(self.readers[reading])
+            if len(readers) > readers.shape[1]:
+                readers = np.asarray(np.linalg.qr(readers, mode="r"))  # has the same products, in fewer rows
+            self.estimates[reading] = refitted(made.estimate, halves, readers)
+        estimate = self.estimates[reading]
         self._set(node.inputs[role], replace(made, estimate=estimate).made(self.of.arrays))
         self._set(node.inputs["bias"], replace(bias, estimate=estimate).made(self.of.arrays))
 
-    def _halves(self, tensor: str, before: Sequence[Tensor], now: Sequence[Tensor]) -> list[ChannelStatistics]:
-        """The statistics of the original's channels with those that a device has, of every second image."""
+    def _halves(self, tensor: str, before: Sequence[Tensor], now: Sequence[Tensor]) -> list[Joint]:
+        """The original's channels beside what a device has, of every second image."""
         axis, share = self.of.channels.axis(tensor), self.of.channels.padding_share(tensor)
-        halves, passed = (Moments(), Moments()), 0
-        for x, z in zip(before, now, strict=True):
+        halves: list[Joint | None] = [None, None]
+        passed = 0
+        for x, z, count in zip(before, now, self.now.counts, strict=True):
             for place, half in enumerate(halves):
-                taken = slice((passed + place) % 2, None, 2)
-                half.add(torch.cat([rows_of(x[taken], axis), rows_of(z[taken], axis)]))
-            passed += len(x)
-        return [each.statistics().padded(share) for each in halves]
+                first = (passed + place) % 2
+                if first < count:
+                    found = _joint(_every_second(x, count, first), _every_second(z, count, first), axis)
+                    halves[place] = found if half is None else half + found
+            passed += count
+        return [each.padded(share) for each in halves if each is not None]
 
     def _moved(self, place: int, node: GraphNode, piece: WeightPiece, norm: GraphNode) -> None:
         """Move a norm's statistics by what separating changes: the mean by a difference, the variance by a ratio."""
@@ -175,10 +190,31 @@ def _spread(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, (counts * (variances + (means - mean) ** 2)).sum(0) / counts.sum()
 
 
-def _weight_of_errors(weight: Array) -> Array:
-    """What errors of a layer's inputs cost, ``(C, C)``, given its weight ``(O, C, ...)``."""
-    rows = np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1])
-    return np.asarray(rows.T @ rows)
+def _reading(node: GraphNode, layer: MixingLayer) -> _Reading:
+    """What a node of a separated network reads, given its layer of the original."""
+    [role] = [role for role, name in layer.node.inputs.items() if name == layer.operand]
+    return layer.operand, node.inputs[role]
+
+
+def _rows_of_weight(made: EstimatedInput, arrays: Weights) -> Array:
+    """The weight of a layer for all channels of its operand, ``(outputs times taps, C)``."""
+    weight = weight_of(made.layer, arrays)[made.outputs]
+    return np.asarray(np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1]))
+
+
+def _every_second(x: Tensor, count: int, first: int) -> Tensor:
+    """What a batch of ``count`` images, which may have several rows each, has of every second one."""
+    if len(x) == count or len(x) % count:
+        return x[first::2]
+    return x.reshape(count, -1, *x.shape[1:])[first::2].flatten(0, 1)
+
+
+def _joint(x: Tensor, z: Tensor, axis: int) -> Joint:
+    """Of the original's channels and what a device has of them, along an axis of both."""
+    targets, values = rows_of(x, axis), rows_of(z, axis)
+    shared, squares = targets @ values.T, values @ values.T
+    found = [each.numpy() for each in (targets.sum(1), values.sum(1), shared, squares)]
+    return Joint(values.shape[1], *found)
 
 
 def _taken(x: Tensor, piece: WeightPiece) -> Tensor:

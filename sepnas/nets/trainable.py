@@ -108,7 +108,7 @@ class TrainableGraph(nn.Module):
         return {name: values[name] for name in names}
 
     def operands(self, place: int, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the node at this place takes by role: weights, and tensors of those so far as they arrive."""
+        """What the node at this place takes by role: weights, and tensors of ``values``, rounded where they cross."""
         node = self.graph.nodes[place]
         stored = self.graph.weights_of(node)
         found = {role: self.weight(name) if role in stored else values[name] for role, name in node.inputs.items()}
@@ -117,7 +117,7 @@ class TrainableGraph(nn.Module):
         return found
 
     def compute(self, place: int, values: dict[str, Tensor], samples: int, kept: Collection[str] = ()) -> None:
-        """Compute the node at this place for so many samples; what no other needs is dropped, but for ``kept``."""
+        """Compute the node at this place for a batch of ``samples``, and drop what no other needs, but for ``kept``."""
         node, operands = self.graph.nodes[place], self.operands(place, values)
         slow = self._slow.get(place)
         if slow is not None and in_bf16_on_cpu(operands["input"]):

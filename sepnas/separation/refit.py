@@ -14,55 +14,76 @@ from dataclasses import dataclass
 import numpy as np
 
 from sepnas.separation.mixtures import Estimate
-from sepnas.separation.statistics import Array, ChannelStatistics
+from sepnas.separation.statistics import Array
 
 RIDGE = 0.03
 """Added to the variances of what a device has, as a share of their mean."""
+_ROUNDING = 1e-10
+"""Added to them as a share of the mean square: what rounding may have left of them."""
 
 
 @dataclass(frozen=True, eq=False)
+class Joint:
+    """Sums over ``count`` positions: of the original's channels ``(C,)``, of what a device has ``(Z,)``, of products.
+
+    ``shared`` ``(C, Z)`` are the products of both, ``squares`` ``(Z, Z)`` those of what the device has.
+    """
+
+    count: float
+    targets: Array
+    values: Array
+    shared: Array
+    squares: Array
+
+    def __add__(self, other: Joint) -> Joint:
+        return Joint(
+            self.count + other.count,
+            self.targets + other.targets,
+            self.values + other.values,
+            self.shared + other.shared,
+            self.squares + other.squares,
+        )
+
+    def padded(self, share: float) -> Joint:
+        """Those with as many zeros as make this share of all positions."""
+        return Joint(self.count / (1 - share), self.targets, self.values, self.shared, self.squares)
+
+
 class _Gaps:
-    """The covariances of an estimate's errors with what the device has ``(C, Z)``, and of this alone ``(Z, Z)``."""
+    """What an estimate lacks on some images."""
 
-    errors: Array
-    known: Array
-
-    @classmethod
-    def of(cls, matrix: Array, joint: ChannelStatistics) -> _Gaps:
-        count = len(matrix)
-        known = joint.covariance[count:, count:]
-        return cls(joint.covariance[:count, count:] - matrix @ known, known)
+    def __init__(self, matrix: Array, joint: Joint) -> None:
+        self.target_mean, self.mean = joint.targets / joint.count, joint.values / joint.count
+        products = joint.squares / joint.count
+        self.known = products - np.outer(self.mean, self.mean)
+        """The covariance ``(Z, Z)`` of what the device has."""
+        self.errors = joint.shared / joint.count - np.outer(self.target_mean, self.mean) - matrix @ self.known
+        """Its covariance ``(C, Z)`` with the estimate's errors."""
+        self.ridge = (RIDGE * float(np.trace(self.known)) + _ROUNDING * float(np.trace(products))) / len(self.mean)
 
     def correction(self) -> Array:
-        """What the matrix lacks to be that of least squares."""
-        ridge = max(RIDGE * float(np.trace(self.known)) / len(self.known), 1e-12)
-        return np.asarray(np.linalg.solve(self.known + ridge * np.eye(len(self.known)), self.errors.T).T)
+        """What the matrix ``(C, Z)`` lacks to be that of least squares."""
+        damped = self.known + max(self.ridge, 1e-12) * np.eye(len(self.known))
+        return np.asarray(np.linalg.solve(damped, self.errors.T).T)
 
-    def gain_and_loss(self, correction: Array, weight: Array) -> tuple[float, float]:
-        """What a step along a correction takes from half of the weighted squared errors, and what its square adds."""
-        weighted = weight @ correction
-        return float(np.vdot(weighted, self.errors)), float(np.vdot(weighted, correction @ self.known))
+    def slopes(self, correction: Array, readers: Array) -> tuple[float, float]:
+        """``(g, l)``: a step ``t`` along a correction changes half of the squared errors by ``l t²/2 - g t``.
+
+        Errors are those of what ``readers`` ``(R, C)`` make of the channels.
+        """
+        read = readers @ correction
+        return float(np.vdot(read, readers @ self.errors)), float(np.vdot(read, read @ self.known))
 
 
-def refitted(estimate: Estimate, halves: Sequence[ChannelStatistics], weight: Array) -> Estimate:
-    """The estimate that fits both halves of some images, as far towards it as each half predicts the other best.
+def refitted(estimate: Estimate, halves: Sequence[Joint], readers: Array) -> Estimate:
+    """The estimate that fits both halves of some images: its matrix as far as each half predicts the other best.
 
-    Each half has the statistics of the original's channels ``(C,)`` and, behind them, of what the device has ``(Z,)``.
-    ``weight`` ``(C, C)`` is that of squared errors.
+    ``readers`` ``(R, C)`` are the weights of what reads the estimate. The offset is that of all images.
     """
     matrix = estimate.matrix
-    one, other = (_Gaps.of(matrix, each) for each in halves)
-    found = [other.gain_and_loss(one.correction(), weight), one.gain_and_loss(other.correction(), weight)]
-    gain, loss = np.sum(found, 0)
-    both = _together(halves)
-    if gain > 0:
-        matrix = matrix + min(1.0, gain / loss) * _Gaps.of(matrix, both).correction()
-    count = len(matrix)
-    return Estimate(matrix, both.mean[:count] - matrix @ both.mean[count:])
-
-
-def _together(halves: Sequence[ChannelStatistics]) -> ChannelStatistics:
-    """The statistics of equal halves together."""
-    mean = np.mean([each.mean for each in halves], 0)
-    products = np.mean([each.covariance + np.outer(each.mean, each.mean) for each in halves], 0)
-    return ChannelStatistics(mean, products - np.outer(mean, mean))
+    one, other = (_Gaps(matrix, each) for each in halves)
+    gain, loss = np.add(other.slopes(one.correction(), readers), one.slopes(other.correction(), readers))
+    both = _Gaps(matrix, halves[0] + halves[1])
+    if gain > 0 and loss > 0:
+        matrix = matrix + min(1.0, gain / loss) * both.correction()
+    return Estimate(matrix, both.target_mean - matrix @ both.mean)
