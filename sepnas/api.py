@@ -597,9 +597,14 @@ def separate(
         StorageError: ``out`` exists, or cannot be written; nothing is left behind.
     """
     check_integer("images", images, 1, MAX_COUNT)
+    folder, source = Path(network), DataSource(data) if isinstance(data, str) else data
+    _, count = _cluster_to_separate(cluster, devices)
+    _check_separation(
+        folder, count, budget=budget, exchange_points=exchange_points, wire=wire, messages=messages, read_out=read_out,
+        seed=seed,
+    )  # fmt: skip
     from sepnas.measure.activations import samples_of
 
-    folder, source = Path(network), DataSource(data) if isinstance(data, str) else data
     samples = () if source is None else tuple(samples_of(folder, source, images))
     return _separate(
         folder, Path(out), cluster, devices, samples, budget=budget, exchange_points=exchange_points,
@@ -656,7 +661,11 @@ def separate_and_train(
         raise TrainingError(
             f"{run}: holds a run already; resume it with {option('--resume', 'resume=True')}, or choose another folder"
         )
-    _cluster_to_separate(cluster, devices)
+    _, count = _cluster_to_separate(cluster, devices)
+    _check_separation(
+        folder, count, budget=budget, exchange_points=exchange_points, wire=wire, messages=messages, read_out=read_out,
+        seed=seed,
+    )  # fmt: skip
     tuning = SeparatedTuning(folder, DataSource(data) if isinstance(data, str) else data, recipe, changes)
 
     def separated(to: Path) -> SeparationResult:
@@ -747,6 +756,29 @@ def _cluster_to_separate(cluster: Cluster | PathLike | None, devices: int | None
     return found, count
 
 
+def _check_separation(
+    network: Path,
+    devices: int,
+    *,
+    budget: float,
+    exchange_points: int | None,
+    wire: str,
+    messages: Messages,
+    read_out: int,
+    seed: int,
+) -> None:
+    """Raise :class:`SpecError` for what can be refused before any image is read."""
+    check_number("budget", budget, 0, 1)
+    check_integer("seed", seed, 0, 2**32 - 1)
+    if exchange_points is not None:
+        check_integer("exchange_points", exchange_points, 0, MAX_COUNT)
+    from sepnas.importing.separated import check_separable
+    from sepnas.separation.thinning import MESSAGES
+
+    check_choice("messages", messages, MESSAGES)
+    check_separable(network, wire, read_out, devices)
+
+
 def _separate(
     network: Path,
     out: Path,
@@ -763,15 +795,9 @@ def _separate(
     seed: int,
     force: bool,
 ) -> SeparationResult:
-    check_number("budget", budget, 0, 1)
-    check_integer("seed", seed, 0, 2**32 - 1)
-    if exchange_points is not None:
-        check_integer("exchange_points", exchange_points, 0, MAX_COUNT)
     from sepnas.importing.one_thread import linear_algebra_on_one_thread
     from sepnas.importing.separated import separate_network
-    from sepnas.separation.thinning import MESSAGES, message_cost_bytes
-
-    check_choice("messages", messages, MESSAGES)
+    from sepnas.separation.thinning import message_cost_bytes
 
     where, count = _cluster_to_separate(cluster, devices)
     with step_bar("separate") as show, linear_algebra_on_one_thread():

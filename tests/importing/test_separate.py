@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sepnas import api
-from sepnas.errors import DataError, PlanError, SpecError, StorageError
+from sepnas.errors import DataError, PlanError, SepnasError, SpecError, StorageError
 from sepnas.nets.graph import load_graph_network
 from sepnas.nets.partitioned import load_partitioned
 from sepnas.nets.planned import lookup_of, run_plan
@@ -213,6 +214,24 @@ def test_images_bring_the_answers_closer(tmp_path: Path) -> None:
         with torch.no_grad():
             errors.append(error(load_trainable(tmp_path / name)(images), load_trainable(folder)(images)))
     assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"budget": 2}, "budget"), ({"exchange_points": -1}, "exchange_points"), ({"wire": "int3"}, "wire"),
+        ({"messages": "all"}, "messages"), ({"read_out": 2}, "read_out"), ({"seed": -1}, "seed"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_before_images_are_read(
+    network: Path, tmp_path: Path, wrong: dict[str, Any], named: str
+) -> None:
+    """Nobody waits for a data set to be read before a wrong argument is refused."""
+    absent = f"folder:{tmp_path / 'absent'}"
+    for call in (api.separate, api.separate_and_train):
+        with pytest.raises(SepnasError, match=named):
+            call(network, tmp_path / "out", data=absent, devices=2, **wrong)
+    assert not (tmp_path / "out").exists()
 
 
 def test_few_messages_are_fewer(network: Path, tmp_path: Path) -> None:
