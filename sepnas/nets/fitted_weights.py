@@ -114,12 +114,12 @@ class _Fitting:
     def __init__(self, of: FittedWeights, recipe: Recipe, then: _Side, now: _Side) -> None:
         self.of, self.recipe, self.then, self.now = of, recipe, then, now
         self.estimates: dict[_Reading, Estimate] = {}
-        self.readers: defaultdict[_Reading, list[Array]] = defaultdict(list)
-        """The weights ``(R, C)`` of the layers that read an estimate."""
+        self.readers: defaultdict[_Reading, list[EstimatedInput]] = defaultdict(list)
+        """The weights that read an estimate."""
         for node in now.network.graph.nodes:
             for made in map(recipe.get, node.inputs.values()):
                 if isinstance(made, EstimatedInput):
-                    self.readers[_reading(node, made.layer)].append(_rows_of_weight(made, of.arrays))
+                    self.readers[_reading(node, made.layer)].append(made)
         self.spreads: dict[str, tuple[Tensor, Tensor]] = {}
         """The mean and the variance of what the original's norms take, by the name of the running mean."""
         self.norms = Counter(node.inputs[STATISTICS[0]] for node in norms_of(now.network.graph))
@@ -144,7 +144,7 @@ class _Fitting:
             [taken] = [role for role, name in layer.node.inputs.items() if name == layer.operand]
             before = self.then.operand(self.of.places[layer.node.name], taken)
             halves = self._halves(layer.operand, before, self.now.operand(place, taken))
-            readers = np.concatenate(self.readers[reading])
+            readers = np.concatenate([_rows_of_weight(each, self.of.arrays) for each in self.readers[reading]])
             if len(readers) > readers.shape[1]:
                 readers = np.asarray(np.linalg.qr(readers, mode="r"))  # has the same products, in fewer rows
             self.estimates[reading] = refitted(made.estimate, halves, readers)
