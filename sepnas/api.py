@@ -598,7 +598,7 @@ def separate(
     """
     check_integer("images", images, 1, MAX_COUNT)
     folder, source = Path(network), DataSource(data) if isinstance(data, str) else data
-    _, count = _cluster_to_separate(cluster, devices)
+    where, count = _cluster_to_separate(cluster, devices)
     _check_separation(
         folder, count, budget=budget, exchange_points=exchange_points, wire=wire, messages=messages, read_out=read_out,
         seed=seed,
@@ -607,7 +607,7 @@ def separate(
 
     samples = () if source is None else tuple(samples_of(folder, source, images))
     return _separate(
-        folder, Path(out), cluster, devices, samples, budget=budget, exchange_points=exchange_points,
+        folder, Path(out), where, count, samples, budget=budget, exchange_points=exchange_points,
         tiles_until=tiles_until, wire=wire, messages=messages, read_out=read_out, seed=seed, force=force,
     )  # fmt: skip
 
@@ -661,7 +661,7 @@ def separate_and_train(
         raise TrainingError(
             f"{run}: holds a run already; resume it with {option('--resume', 'resume=True')}, or choose another folder"
         )
-    _, count = _cluster_to_separate(cluster, devices)
+    where, count = _cluster_to_separate(cluster, devices)
     _check_separation(
         folder, count, budget=budget, exchange_points=exchange_points, wire=wire, messages=messages, read_out=read_out,
         seed=seed,
@@ -671,7 +671,7 @@ def separate_and_train(
     def separated(to: Path) -> SeparationResult:
         samples = tuple(tuning.samples(images))
         return _separate(
-            folder, to, cluster, devices, samples, budget=budget, exchange_points=exchange_points,
+            folder, to, where, count, samples, budget=budget, exchange_points=exchange_points,
             tiles_until=tiles_until, wire=wire, messages=messages, read_out=read_out, seed=seed, force=False,
         )  # fmt: skip
 
@@ -782,8 +782,8 @@ def _check_separation(
 def _separate(
     network: Path,
     out: Path,
-    cluster: Cluster | PathLike | None,
-    devices: int | None,
+    cluster: Cluster,
+    devices: int,
     samples: Sequence[tuple[Tensor, ...]],
     *,
     budget: float,
@@ -799,13 +799,12 @@ def _separate(
     from sepnas.importing.separated import separate_network
     from sepnas.separation.thinning import message_cost_bytes
 
-    where, count = _cluster_to_separate(cluster, devices)
     with step_bar("separate") as show, linear_algebra_on_one_thread():
         return separate_network(
-            network, out, where, count, budget=budget,
+            network, out, cluster, devices, budget=budget,
             exchange_points=exchange_points, tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed,
             force=force, progress=show, samples=samples,
-            message_cost_bytes=message_cost_bytes(where, count, messages),
+            message_cost_bytes=message_cost_bytes(cluster, devices, messages),
         )  # fmt: skip
 
 

@@ -85,8 +85,8 @@ def separate_network(
     ``budget`` is a share of the exact split's bytes in fp32; with 1 all that matters is sent, at ``exchange_points`` at
     most. The layers up to the tensor ``tiles_until`` stay exact, in tiles; ``auto`` chooses it for the cluster, with
     ``none`` there are none. ``wire`` is the format of all messages, or ``auto`` for the best of each. On ``samples``,
-    inputs of the network ``(B, ...)``, activations and the costs of errors are measured; if not everything is sent, the
-    weights are fitted to what devices have of them.
+    inputs of the network ``(B, ...)``, activations and the costs of errors are measured; weights that read estimates
+    are fitted to what devices have in fact.
 
     Raises:
         SpecError: a network without weights, or that is separated already; an unknown format; a budget that does not

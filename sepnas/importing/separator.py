@@ -53,6 +53,10 @@ class Separator:
         return measure_statistics(self.channels, self.weights, self.samples, seed=self.seed)
 
     @cached_property
+    def _fits(self) -> FittedWeights:
+        return FittedWeights(self.channels, self.weights, self.samples)
+
+    @cached_property
     def importance(self) -> Importance:
         return importance_of(self.channels, self.arrays, self.statistics)
 
@@ -90,8 +94,7 @@ class Separator:
 
     def fitted(self, separated: SeparatedGraph, cut: Mapping[str, Tensor], crossings: Crossings) -> dict[str, Tensor]:
         """Weights that were cut, fitted to what the devices have in fact."""
-        fits = FittedWeights(self.channels, self.weights, self.samples)
-        return fits.of(separated.graph, cut, separated.recipe, crossings)
+        return self._fits.of(separated.graph, cut, separated.recipe, crossings)
 
     def limits(
         self,

@@ -141,7 +141,7 @@ class _Fitting:
             return
         layer, reading = made.layer, _reading(node, made.layer)
         if reading not in self.estimates:
-            [taken] = [role for role, name in layer.node.inputs.items() if name == layer.operand]
+            taken = layer.operand_role
             before = self.then.operand(self.of.places[layer.node.name], taken)
             halves = self._halves(layer.operand, before, self.now.operand(place, taken))
             readers = np.concatenate([_rows_of_weight(each, self.of.arrays) for each in self.readers[reading]])
@@ -192,8 +192,7 @@ def _spread(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _reading(node: GraphNode, layer: MixingLayer) -> _Reading:
     """What a node of a separated network reads, given its layer of the original."""
-    [role] = [role for role, name in layer.node.inputs.items() if name == layer.operand]
-    return layer.operand, node.inputs[role]
+    return layer.operand, node.inputs[layer.operand_role]
 
 
 def _rows_of_weight(made: EstimatedInput, arrays: Weights) -> Array:

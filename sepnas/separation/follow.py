@@ -44,7 +44,7 @@ class _Follower:
         """The channels of what a node makes."""
         data = {role: self.tensors[name] for role, name in node.inputs.items() if name not in self.graph.stored}
         layer = mixing_layer(self.graph, node)
-        if layer is not None and isinstance(data[_role(node, layer)], Channels):
+        if layer is not None and isinstance(data[layer.operand_role], Channels):
             return self._mixed(node, layer, data)
         if any(isinstance(each, Folded) for each in data.values()):
             return self._of_folded(node, data)
@@ -54,9 +54,9 @@ class _Follower:
         return self._of_channels(node, plain) or self._whole(node)
 
     def _mixed(self, node: GraphNode, layer: MixingLayer, data: dict[str, Channels | Folded]) -> Channels | Folded:
-        operand = data[_role(node, layer)]
+        operand = data[layer.operand_role]
         if isinstance(operand, Channels) and operand.axis not in (None, layer.in_axis):
-            return self._of_channels(node, {_role(node, layer): operand}) or self._whole(node)
+            return self._of_channels(node, {layer.operand_role: operand}) or self._whole(node)
         self.ways[node.name], self.mixing[node.name] = HowComputed.MIXING, layer
         made = layer.relation
         return Channels(made.axis, self.atoms.new(made.count))
@@ -162,10 +162,6 @@ class _Follower:
             self.graph, tensors, self.ways, self.mixing, self.relations, self.views, tuple(self.shared),
             self.atoms.count,
         )  # fmt: skip
-
-
-def _role(node: GraphNode, layer: MixingLayer) -> str:
-    return next(role for role, name in node.inputs.items() if name == layer.operand)
 
 
 def _fits(made: Relation, data: dict[str, Channels]) -> bool:

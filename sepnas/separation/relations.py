@@ -57,6 +57,11 @@ class MixingLayer:
     weight_axis: int | None
 
     @property
+    def operand_role(self) -> str:
+        [role] = [role for role, name in self.node.inputs.items() if name == self.operand]
+        return role
+
+    @property
     def output(self) -> str:
         return self.node.outputs[0]
 
