@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from run import HERE, LINKS, Cell, Experiment, Row, cluster_of, parser_of, run_main, runs_of
+from run import HERE, Cell, Experiment, Row, parser_of, run_main, runs_of
 
 from sepnas import api
 from sepnas.results.provenance import command_line
@@ -20,7 +20,7 @@ from sepnas.spec.document import write_text
 from sepnas.train.recipe import RECIPES, Recipe
 from sepnas.train.tuning import prepare_tuning
 
-CELL = Cell(devices=4, share=0.005, epochs=2, seed=0, tiles="add_1", points=8)
+CELL = Cell(devices=4, share=0.005, epochs=2, seed=0, tiles="add_1", points=8, few=True)
 START, SEEDS = "ablation-start", (0, 1)
 PLACES = ("--settings", "--weights", "--out", "--kept")
 """Options that say where files lie."""
@@ -97,10 +97,7 @@ class Ablation(Experiment):
         """The separated network before training."""
         start = self.out / START
         if not is_separated(start):
-            api.separate(
-                self.reference(CELL.seed), start, data=self.source, cluster=cluster_of(CELL.devices, LINKS[0]),
-                budget=CELL.share, wire=CELL.wire, tiles_until=CELL.tiles, exchange_points=CELL.points, seed=CELL.seed,
-            )  # fmt: skip
+            api.separate(self.reference(CELL.seed), start, data=self.source, **CELL.options())
         return start
 
     def record(self) -> None:

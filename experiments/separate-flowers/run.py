@@ -74,6 +74,13 @@ class Cell:
         share = f"{100 * self.share:g}"
         return f"{self.devices}-devices-{share}-{self.wire}{tiles}{points}-{self.epochs}-epochs-seed-{self.seed}"
 
+    def options(self) -> dict[str, Any]:
+        """How ``api.separate`` makes it."""
+        return {
+            "cluster": cluster_of(self.devices, LINKS[0]), "budget": self.share, "wire": self.wire, "seed": self.seed,
+            "tiles_until": self.tiles, "exchange_points": self.points, "messages": "few" if self.few else "any",
+        }  # fmt: skip
+
 
 def cluster_of(count: int, link: str) -> Cluster:
     """Boards with all of their cores, and a client in the same network."""
@@ -179,10 +186,7 @@ class Experiment:
     def run(self, cell: Cell) -> Row:
         """Separate and train a cell, and keep what was found."""
         reference, run = self.reference(cell.seed), self.out / cell.name
-        options: dict[str, Any] = {
-            "cluster": cluster_of(cell.devices, LINKS[0]), "budget": cell.share, "wire": cell.wire, "seed": cell.seed,
-            "tiles_until": cell.tiles, "exchange_points": cell.points, "messages": "few" if cell.few else "any",
-        }  # fmt: skip
+        options = cell.options()
         if cell.epochs:
             self._share_answers(run, cell.seed)
             tuned = api.separate_and_train(
