@@ -12,10 +12,8 @@ from pathlib import Path
 
 from run import HERE, Cell, Experiment, Row, parser_of, run_main, runs_of
 
-from sepnas import api
 from sepnas.results.provenance import command_line
 from sepnas.results.recorder import Recorder
-from sepnas.separation.document import is_separated
 from sepnas.spec.document import write_text
 from sepnas.train.recipe import RECIPES, Recipe
 from sepnas.train.tuning import prepare_tuning
@@ -77,9 +75,9 @@ class Ablation(Experiment):
 
     def train(self, name: str) -> Row:
         """Train with a switch, and keep the accuracies on validation images."""
-        reference, start = self.reference(CELL.seed), self._start()
+        reference, start = self.reference(CELL.seed), self.separated(CELL, self.out / START)
         run = self.out / f"ablation-{name}-seed-{self.seed}"
-        self._share_answers(run, self.seed)
+        self.share_answers(run, self.seed)
         training = prepare_tuning(start, self.images, recipe=recipe_of(name), teachers=(reference,))
         result = training.run(run, seed=self.seed, resume=True, threads=self.threads)
         before = self.accuracy(start, self.images.val, self.images)
@@ -92,13 +90,6 @@ class Ablation(Experiment):
 
     def _file(self, name: str, seed: int) -> Path:
         return self.kept / f"{name}-seed-{seed}.json"
-
-    def _start(self) -> Path:
-        """The separated network before training."""
-        start = self.out / START
-        if not is_separated(start):
-            api.separate(self.reference(CELL.seed), start, data=self.source, **CELL.options())
-        return start
 
     def record(self) -> None:
         """What was found of all switches and seeds, beside the recipe as it stands with the same seed."""

@@ -25,7 +25,7 @@ from sepnas.partition.counts import count_partition
 from sepnas.partition.graph import load_graph
 from sepnas.plan.document import load_plan
 from sepnas.results.recorder import Recorder
-from sepnas.separation.document import PLAN_NAME
+from sepnas.separation.document import PLAN_NAME, is_separated
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.presets import device_preset, link_preset
 from sepnas.spec.writing import write_bytes
@@ -188,7 +188,7 @@ class Experiment:
         reference, run = self.reference(cell.seed), self.out / cell.name
         options = cell.options()
         if cell.epochs:
-            self._share_answers(run, cell.seed)
+            self.share_answers(run, cell.seed)
             tuned = api.separate_and_train(
                 reference, run, self.source, changes=RecipeChanges(epochs=cell.epochs, flip=True), resume=True,
                 threads=self.threads, **options,
@@ -218,7 +218,13 @@ class Experiment:
         self.keep(cell.name, found)
         return found
 
-    def _share_answers(self, run: Path, seed: int) -> None:
+    def separated(self, cell: Cell, run: Path) -> Path:
+        """A cell's network before training, in a folder of its own."""
+        if not is_separated(run):
+            api.separate(self.reference(cell.seed), run, data=self.source, **cell.options())
+        return run
+
+    def share_answers(self, run: Path, seed: int) -> None:
         """The teacher's answers are the same for all cells of a seed; a run checks whose they are."""
         run.mkdir(parents=True, exist_ok=True)
         others = sorted(self.out.glob(f"*-seed-{seed}/{ANSWERS}"))
