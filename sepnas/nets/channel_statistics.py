@@ -44,8 +44,8 @@ def measure_statistics(
             moments[name].add(rows_of(found[name].detach(), channels.axis(name)))
         for place, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
             if gradient is not None:
-                rows = rows_of(gradient, layer.relation.axis)
-                costs[place] = costs[place] + rows.square().sum(1) / 2
+                others = [axis for axis in range(gradient.dim()) if axis != layer.relation.axis % gradient.dim()]
+                costs[place] = costs[place] + gradient.square().sum(others).double() / 2
         count += len(inputs[0])
         if told:
             told(count)
@@ -61,13 +61,15 @@ class _Moments:
     """Sums of channels and of their products, over all positions."""
 
     def __init__(self) -> None:
-        self.count, self.sums, self.products = 0, torch.zeros(()), torch.zeros(())
+        self.count, self.sums, self.products = 0, torch.zeros(()), torch.zeros(0)
 
     def add(self, rows: Tensor) -> None:
         """``rows`` is ``(C, positions)``."""
         self.count += rows.shape[1]
         self.sums = self.sums + rows.sum(1)
-        self.products = self.products + rows @ rows.T
+        if not len(self.products):
+            self.products = rows.new_zeros(len(rows), len(rows))
+        self.products.addmm_(rows, rows.T)
 
     def statistics(self) -> ChannelStatistics:
         mean = (self.sums / self.count).numpy()

@@ -155,16 +155,14 @@ class _Fitting:
     def _halves(self, tensor: str, before: Sequence[Tensor], now: Sequence[Tensor]) -> list[Joint]:
         """The original's channels beside what a device has, of every second image."""
         axis, share = self.of.channels.axis(tensor), self.of.channels.padding_share(tensor)
-        halves: list[Joint | None] = [None, None]
-        passed = 0
+        halves, passed = (_Sums(axis), _Sums(axis)), 0
         for x, z, count in zip(before, now, self.now.counts, strict=True):
             for place, half in enumerate(halves):
                 first = (passed + place) % 2
                 if first < count:
-                    found = _joint(_every_second(x, count, first), _every_second(z, count, first), axis)
-                    halves[place] = found if half is None else half + found
+                    half.add(_every_second(x, count, first), _every_second(z, count, first))
             passed += count
-        return [each.padded(share) for each in halves if each is not None]
+        return [each.joint().padded(share) for each in halves]
 
     def _moved(self, place: int, node: GraphNode, piece: WeightPiece, norm: GraphNode) -> None:
         """Move a norm's statistics by what separating changes: the mean by a difference, the variance by a ratio."""
@@ -181,13 +179,37 @@ class _Fitting:
         self.now.network.weight(name).copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
 
+class _Sums:
+    """Sums over positions of the original's channels and of what a device has of them, along an axis of both."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis, self.count = axis, 0
+        self.sums: tuple[Tensor, ...] = ()
+
+    def add(self, x: Tensor, z: Tensor) -> None:
+        targets, values = rows_of(x, self.axis), rows_of(z, self.axis)
+        if not self.sums:
+            of_targets, of_values = len(targets), len(values)
+            shapes = (of_targets,), (of_values,), (of_targets, of_values), (of_values, of_values)
+            self.sums = tuple(torch.zeros(shape, dtype=targets.dtype) for shape in shapes)
+        self.count += values.shape[1]
+        self.sums[0].add_(targets.sum(1))
+        self.sums[1].add_(values.sum(1))
+        self.sums[2].addmm_(targets, values.T)
+        self.sums[3].addmm_(values, values.T)
+
+    def joint(self) -> Joint:
+        return Joint(self.count, *(each.numpy() for each in self.sums))
+
+
 def _spread(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The mean and the variance ``(C,)`` of the channels of all batches ``(B, C, ...)``."""
-    found = [torch.var_mean(x.double(), [a for a in range(x.dim()) if a != 1], correction=0) for x in batches]
-    counts = torch.tensor([float(len(x)) for x in batches], dtype=torch.float64)[:, None]
-    means, variances = torch.stack([mean for _, mean in found]), torch.stack([variance for variance, _ in found])
-    mean = (counts * means).sum(0) / counts.sum()
-    return mean, (counts * (variances + (means - mean) ** 2)).sum(0) / counts.sum()
+    """The mean and the variance ``(C,)`` of the channels of all batches ``(B, C, ...)``, in double precision."""
+    rows = [x.reshape(*x.shape[:2], -1) for x in batches]
+    count = sum(map(len, rows))
+    mean = torch.stack([x.mean(2).double().sum(0) for x in rows]).sum(0) / count
+    centre = mean.to(rows[0].dtype)[:, None]  # about it, single precision suffices for the sums of one image
+    squares = torch.stack([(x - centre).square_().mean(2).double().sum(0) for x in rows]).sum(0)
+    return mean, squares / count
 
 
 def _reading(node: GraphNode, layer: MixingLayer) -> _Reading:
@@ -206,14 +228,6 @@ def _every_second(x: Tensor, count: int, first: int) -> Tensor:
     if len(x) == count or len(x) % count:
         return x[first::2]
     return x.reshape(count, -1, *x.shape[1:])[first::2].flatten(0, 1)
-
-
-def _joint(x: Tensor, z: Tensor, axis: int) -> Joint:
-    """Of the original's channels and what a device has of them, along an axis of both."""
-    targets, values = rows_of(x, axis), rows_of(z, axis)
-    shared, squares = targets @ values.T, values @ values.T
-    found = [each.numpy() for each in (targets.sum(1), values.sum(1), shared, squares)]
-    return Joint(values.shape[1], *found)
 
 
 def _taken(x: Tensor, piece: WeightPiece) -> Tensor:

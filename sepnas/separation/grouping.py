@@ -1,9 +1,9 @@
 """Groups the channels of a network over devices such that the weights between groups matter least.
 
 All importances between two spaces are one matrix. Given the groups of all other spaces, the best groups of one space
-are a linear assignment of its atoms to slots on the devices; the spaces are taken in turn until nothing improves.
-Several starts are tried, and the best one is kept: the first is a spectral clustering, the second gives the atoms out
-in order, more are random.
+are those whose atoms gain most in all (:mod:`sepnas.separation.dealing`); the spaces are taken in turn until nothing
+improves. Several starts are tried, and the best one is kept: the first is a spectral clustering, the second gives the
+atoms out in order, more are random.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy.typing as npt
 from sepnas.errors import SpecError
 from sepnas.separation.atoms import Labels
 from sepnas.separation.channels import ChannelMap
+from sepnas.separation.dealing import dealt
 from sepnas.separation.importance import Importance
 from sepnas.separation.spaces import Placement, Space
-from sepnas.separation.spectral import Assign, Between, spectral_start
+from sepnas.separation.spectral import Between, spectral_start
 from sepnas.separation.statistics import Array
 from sepnas.separation.tiled_layers import TiledLayers
 
@@ -54,15 +55,15 @@ def group(
         raise SpecError(f"`shares` must be a positive number for each device, got {list(shares)}")
     between = _between(channels, spaces, importance)
     sizes = [slots(len(space.atoms), shares) for space in spaces]
-    generator, assign = np.random.default_rng(seed), _linear_sum_assignment()
+    generator = np.random.default_rng(seed)
     best: tuple[float, list[Labels]] | None = None
     for start in range(starts):
         found = [np.repeat(np.arange(len(shares)), each) for each in sizes]
         if start == 0:
-            found = spectral_start(between, sizes, assign, generator)
+            found = spectral_start(between, sizes, generator)
         elif start > 1:
             found = [generator.permutation(each) for each in found]
-        value = _improve(between, found, sizes, assign)
+        value = _improve(between, found, sizes)
         if best is None or value > best[0]:
             best = value, found
     assert best is not None
@@ -123,7 +124,7 @@ def _add(
     total += by_column.T
 
 
-def _improve(between: Between, devices: list[Labels], sizes: Sequence[Sequence[int]], assign: Assign) -> float:
+def _improve(between: Between, devices: list[Labels], sizes: Sequence[Sequence[int]]) -> float:
     """Improve the groups in place, one space after the other; returns the importance within groups."""
     count, value, near = len(sizes[0]), _within(between, devices), _neighbours(between, len(sizes))
     left = set(range(len(sizes)))
@@ -131,10 +132,8 @@ def _improve(between: Between, devices: list[Labels], sizes: Sequence[Sequence[i
     for _ in range(MAX_ROUNDS):
         before = value
         for space in sorted(left):
-            slots_of, old = sizes[space], devices[space]
-            gains = _gains(between, devices, space, count)
-            _, taken = assign(np.repeat(gains, slots_of, axis=1), maximize=True)
-            devices[space] = np.repeat(np.arange(count), slots_of)[taken]
+            old = devices[space]
+            devices[space] = dealt(_gains(between, devices, space, count), sizes[space], old)
             if (space, space) in between:  # its own pairs were taken as they were before
                 changed = _within(between, devices)
                 devices[space] = devices[space] if changed > value else old
@@ -170,18 +169,12 @@ def _gains(between: Between, devices: list[Labels], space: int, count: int) -> n
 
 
 def _within(between: Between, devices: list[Labels]) -> float:
-    return sum(
-        float(matrix[devices[target][:, None] == devices[source][None, :]].sum())
-        for (target, source), matrix in between.items()
-    )
-
-
-def _linear_sum_assignment() -> Assign:
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError:
-        raise SpecError("grouping channels needs scipy, which is not installed: pip install 'sepnas[train]'") from None
-    found: Assign = linear_sum_assignment
+    """The importance within groups."""
+    one_hot = np.eye(1 + max(int(each.max()) for each in devices))
+    found = 0.0
+    for (target, source), matrix in between.items():
+        by_device = matrix @ one_hot[devices[source]]
+        found += float(np.take_along_axis(by_device, devices[target][:, None], axis=1).sum())
     return found
 
 

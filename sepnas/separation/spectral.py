@@ -6,34 +6,25 @@ iteration; the atoms of each space are then assigned to the nearest of one centr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from sepnas.separation.atoms import Labels
+from sepnas.separation.dealing import Matrix, dealt
 
-Matrix = npt.NDArray[np.float64]
 Between = Mapping[tuple[int, int], Matrix]
 """The importance of each atom of a space (columns) for each of another (rows), by the spaces' numbers."""
-Assign = Callable[..., tuple[Labels, Labels]]
-"""scipy's ``linear_sum_assignment``."""
 _ITERATIONS, _TRIES = 30, 4
 _TINY = 1e-12
 
 
-def spectral_start(
-    between: Between, sizes: Sequence[Sequence[int]], assign: Assign, generator: np.random.Generator
-) -> list[Labels]:
+def spectral_start(between: Between, sizes: Sequence[Sequence[int]], generator: np.random.Generator) -> list[Labels]:
     """The device of each atom, by space; ``sizes`` are the number of atoms that each device gets of each space."""
     counts = [sum(each) for each in sizes]
     embedded = _embedded(between, counts, len(sizes[0]), generator)
     centres = _centres(np.vstack(embedded), len(sizes[0]), generator)
-    found = []
-    for own, slots in zip(embedded, sizes, strict=True):
-        _, taken = assign(np.repeat(own @ centres.T, slots, axis=1), maximize=True)
-        found.append(np.repeat(np.arange(len(slots)), slots)[taken])
-    return found
+    return [dealt(own @ centres.T, slots) for own, slots in zip(embedded, sizes, strict=True)]
 
 
 def _embedded(between: Between, counts: Sequence[int], width: int, generator: np.random.Generator) -> list[Matrix]:
