@@ -19,7 +19,7 @@ from sepnas.train.recipe import RECIPES, Recipe
 from sepnas.train.tuning import prepare_tuning
 
 CELL = Cell(devices=4, share=0.005, epochs=2, seed=0, tiles="add_1", points=8, few=True)
-START, SEEDS = "ablation-start", (0, 1)
+SEEDS = (0, 1)
 PLACES = ("--settings", "--weights", "--out", "--kept")
 """Options that say where files lie."""
 
@@ -75,9 +75,9 @@ class Ablation(Experiment):
 
     def train(self, name: str) -> Row:
         """Train with a switch, and keep the accuracies on validation images."""
-        reference, start = self.reference(CELL.seed), self.separated(CELL, self.out / START)
+        reference, start = self.reference(CELL.seed), self.separated(CELL)
         run = self.out / f"ablation-{name}-seed-{self.seed}"
-        self.share_answers(run, self.seed)
+        self.share_answers(run, CELL.seed)
         training = prepare_tuning(start, self.images, recipe=recipe_of(name), teachers=(reference,))
         result = training.run(run, seed=self.seed, resume=True, threads=self.threads)
         before = self.accuracy(start, self.images.val, self.images)

@@ -148,6 +148,7 @@ class Experiment:
             "val_by_epoch": [each.val_accuracy for each in result.history],
             "val_accuracy": self.accuracy(run, images.val, images),
             "test_accuracy": self.accuracy(run, images.test, images),
+            "duration_s": sum(each.duration_s for each in result.history),
             REFERENCE: sha256(rounded.read_bytes()).hexdigest(),
         }
         self.keep(self.reference_name(seed), found)
@@ -218,16 +219,19 @@ class Experiment:
         self.keep(cell.name, found)
         return found
 
-    def separated(self, cell: Cell, run: Path) -> Path:
+    def separated(self, cell: Cell) -> Path:
         """A cell's network before training, in a folder of its own."""
+        reference = self.reference(cell.seed)
+        digest = (self.found(self.reference_name(cell.seed)) or {}).get(REFERENCE, "")
+        run = self.out / f"start-of-{cell.name}-{digest[:8]}"
         if not is_separated(run):
-            api.separate(self.reference(cell.seed), run, data=self.source, **cell.options())
+            api.separate(reference, run, data=self.source, **cell.options())
         return run
 
     def share_answers(self, run: Path, seed: int) -> None:
-        """The teacher's answers are the same for all cells of a seed; a run checks whose they are."""
+        """The answers of the reference of a seed are the same for all cells; a run checks whose they are."""
         run.mkdir(parents=True, exist_ok=True)
-        others = sorted(self.out.glob(f"*-seed-{seed}/{ANSWERS}"))
+        others = sorted(self.out.glob(f"*-devices-*-seed-{seed}/{ANSWERS}"))
         if others and not (run / ANSWERS).exists():
             shutil.copy(others[0], run / ANSWERS)
 
