@@ -1,8 +1,7 @@
 """Deals out items to bins of given sizes such that the sum of their gains is greatest: the transportation problem.
 
 From any start, items move along cycles of bins, each item to the next bin, as long as a cycle gains: without such a
-cycle the sum is greatest (Klein 1967). With few bins a cycle is found at once, so that thousands of items take
-milliseconds; an assignment to as many slots as there are items takes the cube of their number.
+cycle the sum is greatest (Klein 1967). From a deal that is nearly the best, few cycles are left.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from sepnas.errors import SpecError
 from sepnas.separation.atoms import Labels
 
 Matrix = npt.NDArray[np.float64]
@@ -21,11 +21,17 @@ _LEAST_GAIN = 1e-12
 
 
 def dealt(gains: Matrix, sizes: Sequence[int], start: Labels | None = None) -> Labels:
-    """The bin of each item ``(items,)``; ``gains`` ``(items, bins)``, and ``sizes`` ``(bins,)`` add up to the items.
+    """The bin of each item ``(items,)``, given ``gains`` ``(items, bins)`` and the bins' ``sizes``.
 
-    ``start`` is a solution of these sizes to begin with: one near the best saves time.
+    ``start`` is a deal of these sizes to begin with: one near the best saves time. Raises :class:`SpecError` for gains
+    that are not finite.
     """
+    if not np.isfinite(gains).all():
+        raise SpecError(
+            "grouping channels: importances are not finite; weights or images hold values that are too large"
+        )
     found = np.repeat(np.arange(len(sizes)), sizes) if start is None else start.copy()
+    assert np.bincount(found, minlength=len(sizes)).tolist() == list(sizes)
     least = _LEAST_GAIN * float(np.abs(gains).max(initial=0.0))
     moves = _Moves(gains, found)
     while cycle := _gaining_cycle(moves.gains, least):
@@ -58,31 +64,31 @@ class _Moves:
 
 
 def _gaining_cycle(gains: Matrix, least: float) -> list[int]:
-    """A cycle of bins, each once, whose moves together gain more than ``least``; empty if there is none.
+    """A cycle of bins, each once, whose moves together gain more than ``least``; empty if none gains much more.
 
-    The gains of paths grow by one bin between after the other (Floyd and Warshall).
+    Paths grow by one bin after the other, and only by what gains more than ``least``, so that a bin that is reached
+    over itself lies on such a cycle (Bellman and Ford).
     """
-    paths, following = gains.copy(), np.tile(np.arange(len(gains)), (len(gains), 1))
-    for between in range(len(gains)):
-        through = paths[:, between, None] + paths[between]
-        better = through > paths
-        paths = np.where(better, through, paths)
-        following = np.where(better, following[:, between, None], following)
-        gaining = np.flatnonzero(np.diag(paths) > least)
-        if len(gaining):
-            return _simple(int(gaining[0]), following, gains)
-    return []
+    reached, before = np.zeros(len(gains)), np.full(len(gains), -1)
+    while True:
+        through = reached[:, None] + gains
+        values = through.max(0)
+        better = values > reached + least
+        if not better.any():
+            return []
+        reached, before = np.where(better, values, reached), np.where(better, through.argmax(0), before)
+        if cycle := _cycle(before):
+            return cycle
 
 
-def _simple(first: int, following: Labels, gains: Matrix) -> list[int]:
-    """The closed path from a bin to itself, without loops, which gain nothing; or a loop that does."""
-    path, bin_ = [first], int(following[first, first])
-    while bin_ != first:
+def _cycle(before: Labels) -> list[int]:
+    """A cycle among bins, given the one before each, -1 for none; in the direction of moves."""
+    left = set(np.flatnonzero(before >= 0).tolist())
+    while left:
+        path = [left.pop()]
+        while (bin_ := int(before[path[-1]])) in left:
+            left.remove(bin_)
+            path.append(bin_)
         if bin_ in path:
-            loop = path[path.index(bin_) :]
-            if sum(gains[a, b] for a, b in pairwise([*loop, bin_])) > 0:
-                return loop
-            path = path[: path.index(bin_)]
-        path.append(bin_)
-        bin_ = int(following[bin_, first])
-    return path
+            return path[path.index(bin_) :][::-1]
+    return []
