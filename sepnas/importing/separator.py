@@ -12,7 +12,7 @@ from sepnas.nets.channel_statistics import measure_statistics
 from sepnas.nets.crossings import Crossings
 from sepnas.nets.fitted_weights import FittedWeights
 from sepnas.nets.graph import GraphNetwork
-from sepnas.nets.separated import arrays_of, separated_weights
+from sepnas.nets.separated import arrays_of, separated_weights, shaped_as
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
@@ -23,6 +23,7 @@ from sepnas.separation.spaces import Placement, groupable
 from sepnas.separation.statistics import Statistics
 from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, Thinned, formats_of
 from sepnas.separation.tiled_layers import TiledLayers, tiled_layers_until
+from sepnas.separation.whole_maps import reading_whole_maps
 
 
 class Separator:
@@ -41,8 +42,9 @@ class Separator:
         samples: Sequence[tuple[Tensor, ...]] = (),
         seed: int = 0,
     ) -> None:
-        self.graph, self.weights = network.graph, network.weights_by_name
-        self.channels, self.arrays = channels_of(network.graph), arrays_of(self.weights)
+        self.graph = reading_whole_maps(network.graph)
+        self.weights = shaped_as(self.graph, network.weights_by_name)
+        self.channels, self.arrays = channels_of(self.graph), arrays_of(self.weights)
         self.shares, self.read_out, self.samples, self.seed = tuple(shares), read_out, samples, seed
         self.spaces = groupable(self.channels, len(shares))
         self._groupings: dict[str | None, Grouping] = {}

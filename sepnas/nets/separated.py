@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sepnas.partition.graph import Graph
 from sepnas.separation.pieces import Recipe, WeightPiece
 
 
@@ -19,6 +20,11 @@ def separated_weights(recipe: Recipe, weights: Mapping[str, Tensor]) -> dict[str
         made = torch.from_numpy(np.ascontiguousarray(each.made(arrays)))
         found[name] = made.to(weights[each.source].dtype) if isinstance(each, WeightPiece) else made
     return found
+
+
+def shaped_as(graph: Graph, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in the shapes that a graph has for them."""
+    return {name: x.reshape(graph.tensors[name].dims) for name, x in weights.items()}
 
 
 def arrays_of(weights: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.generic]]:

@@ -101,8 +101,14 @@ class Known:
             ridge = _RIDGE * np.trace(known) / len(own) + 1e-12
             slopes = np.linalg.solve(known + ridge * np.eye(len(own)), self.covariance[np.ix_(own, others)])
             self.slopes[others] = slopes.T
+        self._floor = _FLOOR * max(self._unknown_variances(others).sum() / max(1, len(others)), 1e-12)
 
-        self._floor = _FLOOR * max(np.trace(self._unknown(self.others)) / max(1, len(self.others)), 1e-12)
+    def _unknown_variances(self, channels: Labels) -> Array:
+        """The diagonal of :meth:`_unknown`."""
+        slopes, own = self.slopes[channels], self.own
+        shared = (slopes * self.covariance[np.ix_(channels, own)]).sum(1)
+        known = _squares(slopes, self.covariance[np.ix_(own, own)])
+        return np.asarray(np.diag(self.covariance)[channels] - 2 * shared + known)
 
     def _unknown(self, channels: Labels) -> Array:
         slopes, own = self.slopes[channels], self.own
@@ -129,7 +135,7 @@ class Known:
             mixtures = (vectors.T @ root.T @ gram) / np.sqrt(np.maximum(values, 1e-300))[:, None]
         kept = np.flatnonzero(values > max(_RANK * values.max(), 1e-300))[::-1]
         new = mixtures[kept] / np.sqrt(values[kept])[:, None]  # of a variance of 1, as far as it is not known
-        squares = np.einsum("kc,cd,kd->k", new, self.covariance[np.ix_(channels, channels)], new)
+        squares = _squares(new, self.covariance[np.ix_(channels, channels)])
         if not centred:
             squares += np.square(new @ self.mean[channels])
         squares = np.maximum(squares, 1)
@@ -158,6 +164,11 @@ class Known:
             offsets[rows] = 0 if each.offset is None else each.offset
             noise[rows] = each.noise
         return taken, offsets, noise
+
+
+def _squares(rows: Array, products: Array) -> Array:
+    """``xᵀ P x`` of each of the rows ``(K, C)``, given ``P`` ``(C, C)``: ``(K,)``."""
+    return np.asarray(((rows @ products) * rows).sum(1))
 
 
 def _certain(statistics: ChannelStatistics) -> Array:

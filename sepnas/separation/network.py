@@ -28,6 +28,7 @@ from sepnas.separation.pieces import EstimatedBias, EstimatedInput, Message, Rec
 from sepnas.separation.relations import MixingLayer, Relation
 from sepnas.separation.spaces import Placement
 from sepnas.separation.statistics import Array, Statistics
+from sepnas.separation.whole_maps import reading_whole_maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,21 +76,21 @@ def separated_graph(
 
 
 def map_parts(graph: Graph, separation: Separation) -> dict[str, list[LocalTensor]]:
-    """The parts of feature maps ``(N, C, ...)`` that devices have, by the document alone.
+    """The parts of an imported network's feature maps ``(N, C, ...)`` that devices have, by the document alone.
 
     Mixtures of any values give the graph of the same names. Raises :class:`SpecError` if the separation is another
     network's.
     """
-    channels = channels_of(graph)
+    channels = channels_of(reading_whole_maps(graph))
     mixtures = {
         (each.tensor, each.source, each.destination): np.eye(each.mixtures, len(each.channels))
         for each in separation.crossings if each.mixtures
     }  # fmt: skip
-    made = separated_graph(graph, separation, mixtures, channels=channels)
+    made = separated_graph(channels.graph, separation, mixtures, channels=channels)
     return {
         name: [each for each in parts if each.name in made.graph.tensors]
         for name, parts in made.locals.items()
-        if graph.tensors[name].axes.startswith("NC") and channels.axis(name) == 1
+        if name in graph.tensors and graph.tensors[name].axes.startswith("NC") and channels.axis(name) == 1
     }
 
 
