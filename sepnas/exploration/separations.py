@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from sepnas.exploration.knobs import Knobs
 from sepnas.importing.separator import Separator
+from sepnas.separation.bases import Bases
 from sepnas.separation.document import Separation
 from sepnas.separation.network import SeparatedGraph
 from sepnas.separation.separate import separation_within
@@ -34,7 +35,7 @@ class Separations:
         return macs / max(1, graph.macs)
 
     def _offers(self, tiles_until: str) -> Offers:
-        return Offers(self.of.placement(self.tiles(tiles_until)), self.of.arrays, self.of.statistics)
+        return Offers(self.of.placement(self.tiles(tiles_until)), Bases(self.of.arrays, self.of.statistics))
 
     def limits(self, knobs: Knobs) -> Limits:
         cost = message_cost_bytes(self.cluster, len(self.of.shares), knobs.messages)

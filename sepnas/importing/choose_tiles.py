@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from sepnas.cost.simulator import simulate
 from sepnas.errors import PlanError, SpecError
 from sepnas.importing.separator import Separator
+from sepnas.separation.bases import Bases
 from sepnas.separation.channels import ChannelMap
-from sepnas.separation.separate import separation_of
-from sepnas.separation.thinning import Limits
+from sepnas.separation.separate import separation_within
+from sepnas.separation.thinning import Limits, Offers
 from sepnas.separation.tiled_layers import TiledLayers, tile_ends
 from sepnas.spec.cluster import Cluster
 
@@ -33,10 +34,11 @@ def choose_tiles(of: Separator, limits: Limits, cluster: Cluster) -> TiledLayers
         return None
     placement, found = of.placement(None), list[tuple[float, float, TiledLayers | None]]()
     refused: SpecError | PlanError | None = None
+    bases = Bases(of.arrays, of.statistics)
     for tiles in (None, *ends):
         tiled = placement if tiles is None else placement.tiled(tiles)
         try:
-            separation, thinned = separation_of(tiled, of.arrays, of.statistics, limits)
+            separation, thinned = separation_within(Offers(tiled, bases), limits)
         except (SpecError, PlanError) as error:  # tiles have other messages that must be sent, and fewer layers behind
             refused = refused or error
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sepnas.separation.bases import Bases
 from sepnas.separation.document import Separation, SpaceData, TilesData, digest_of
 from sepnas.separation.importance import Weights
 from sepnas.separation.spaces import Placement, groupable
@@ -20,7 +21,7 @@ def separation_of(
     Without limits, all that matters crosses. Raises :class:`SpecError` if a budget above 0 does not suffice for what
     must be sent.
     """
-    return separation_within(Offers(placement, weights, statistics or Statistics()), limits)
+    return separation_within(Offers(placement, Bases(weights, statistics or Statistics())), limits)
 
 
 def separation_within(offers: Offers, limits: Limits) -> tuple[Separation, Thinned]:

@@ -29,10 +29,11 @@ import numpy as np
 from sepnas.errors import SpecError
 from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
 from sepnas.separation.atoms import TILED, Labels
+from sepnas.separation.bases import Bases
 from sepnas.separation.demands import Demand, crossing, demands_of
 from sepnas.separation.document import CrossingData
 from sepnas.separation.importance import Weights
-from sepnas.separation.mixtures import Basis, known_to, readers_of, rounding_of
+from sepnas.separation.mixtures import Basis, rounding_of
 from sepnas.separation.pieces import Message
 from sepnas.separation.spaces import Placement
 from sepnas.separation.statistics import Array, Statistics
@@ -154,15 +155,15 @@ class Thinned:
 
 def thin(placement: Placement, weights: Weights, statistics: Statistics, limits: Limits = NO_LIMITS) -> Thinned:
     """The messages of a separation within limits; see :meth:`Offers.within`."""
-    return Offers(placement, weights, statistics).within(limits)
+    return Offers(placement, Bases(weights, statistics)).within(limits)
 
 
 class Offers:
     """The possible messages of a placement, with the values of what they may hold: found once, for any limits."""
 
-    def __init__(self, placement: Placement, weights: Weights, statistics: Statistics) -> None:
+    def __init__(self, placement: Placement, bases: Bases) -> None:
         self.placement = placement
-        self._offers = [each for d in demands_of(placement) for each in _offers(placement, d, weights, statistics)]
+        self._offers = [each for demand in demands_of(placement) for each in _offers(placement, demand, bases)]
 
     def needed_bytes(self, limits: Limits) -> int:
         """Bytes of the necessary messages, which a budget above 0 must suffice for."""
@@ -198,7 +199,7 @@ def _crossing(offer: _Offer, filling: _Filling) -> CrossingData:
     )  # fmt: skip
 
 
-def _offers(placement: Placement, demand: Demand, weights: Weights, statistics: Statistics) -> list[_Offer]:
+def _offers(placement: Placement, demand: Demand, bases: Bases) -> list[_Offer]:
     """The possible messages of a demand, one from each device that has channels of it."""
     channels, devices = crossing(placement, demand), placement.of_tensor(demand.tensor)
     own_of = {
@@ -208,11 +209,8 @@ def _offers(placement: Placement, demand: Demand, weights: Weights, statistics: 
     if demand.is_fixed or not all(placement.message_values(demand.tensor, each, demand.device) for each in own_of):
         # a device whose tile is all of the map has all channels without any message
         return [_sent_anyway(placement, demand, source, own) for source, own in own_of.items()]
-    known = known_to(placement, statistics, demand.tensor, demand.device)
-    readers = readers_of(placement, demand.layers, demand.device, weights, statistics)
     found = []
-    for source, own in own_of.items():
-        basis = known.basis(own, readers[:, own], placement.channels.may_be_centred(demand.tensor))
+    for (source, own), basis in zip(own_of.items(), bases.of(placement, demand, list(own_of.values())), strict=True):
         if len(basis.values):
             values = placement.message_values(demand.tensor, source, demand.device)
             found.append(_Offer(demand.tensor, source, demand.device, own, basis.values, values, basis=basis))

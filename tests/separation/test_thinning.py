@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from sepnas.errors import SpecError
+from sepnas.separation.bases import Bases
 from sepnas.separation.demands import demands_of, exact_bytes
-from sepnas.separation.mixtures import Arrival, known_to, readers_of
+from sepnas.separation.mixtures import Arrival, Known, known_to, readers_of
 from sepnas.separation.statistics import Statistics
 from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, Offers, message_cost_bytes, thin
+from sepnas.separation.tiled_layers import tile_ends, tiled_layers_until
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from tests.separation.networks import Separated, Small, small
 
@@ -211,13 +215,33 @@ def test_messages_are_offered_once_for_all_limits() -> None:
     """What is found of a placement serves any limits, in any order; it knows the bytes that are always needed."""
     of = small("residual")
     placement = of.placement(SHARES)
-    offers = Offers(placement, of.arrays, of.measured)
+    offers = Offers(placement, Bases(of.arrays, of.measured))
     for limits in (Limits(2000, wires=("int8",)), Limits(), Limits(0), Limits(900, exchange_points=1), Limits(2000)):
         found, wanted = offers.within(limits), thin(placement, of.arrays, of.measured, limits)
         assert found.crossings == wanted.crossings
         assert found.lost == wanted.lost
         assert found.mixtures.keys() == wanted.mixtures.keys()
     assert offers.needed_bytes(Limits(40)) == 64
+
+
+def test_ends_of_tiles_share_what_lies_behind_them() -> None:
+    """Mixtures are found once for all ends; what is sent is the same as with those of each end by itself."""
+    of, read = small("chain"), list[str]()
+    placement = of.placement(SHARES)
+    ends = [placement.tiled(tiled_layers_until(of.channels, end, SHARES)) for end in tile_ends(of.channels)]
+
+    def noted(*arguments: Any) -> Known:
+        read.append(arguments[2])
+        return known_to(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sepnas.separation.bases.known_to", noted)
+        bases, limits = Bases(of.arrays, of.measured), Limits(2000)
+        shared, times = [Offers(each, bases).within(limits) for each in (placement, *ends)], len(read)
+        alone = [thin(each, of.arrays, of.measured, limits) for each in (placement, *ends)]
+    assert [each.crossings for each in shared] == [each.crossings for each in alone]
+    assert len(ends) > 1
+    assert times < (len(read) - times)
 
 
 def mixing_inputs(of: Small, devices: int) -> list[tuple[str, int]]:
