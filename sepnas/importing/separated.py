@@ -18,7 +18,7 @@ from sepnas.importing.separator import Separator
 from sepnas.nets.crossings import crossings_of
 from sepnas.nets.graph import GraphNetwork, load_graph_network
 from sepnas.options import option
-from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
+from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME
 from sepnas.plan.document import save_plan
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import WIRE_FORMATS
@@ -142,7 +142,7 @@ def _result(
     plan: Plan,
     weights: Mapping[str, Tensor],
 ) -> SeparationResult:
-    channels, deviation = of.channels, _deviation(of.graph, separated.graph, of.weights, weights)
+    channels, deviation = of.channels, _deviation(of.original, GraphNetwork(separated.graph, weights))
     demands = demands_of(placement)
     fixed, open_ = {(d.tensor, d.device) for d in demands if d.is_fixed}, {d.tensor for d in demands if not d.is_fixed}
     grouped = {space.name for space in of.spaces}
@@ -166,11 +166,11 @@ def _result(
 
 
 @torch.no_grad()
-def _deviation(graph: Graph, separated: Graph, weights: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> float:
+def _deviation(original: GraphNetwork, separated: GraphNetwork) -> float:
     """The largest difference of an output from the original's on noise, relative to the output's largest value."""
-    generator = torch.Generator().manual_seed(0)
+    generator, graph = torch.Generator().manual_seed(0), original.graph
     inputs = [torch.randn(graph.tensors[name].dims, generator=generator) for name in graph.inputs]
-    found, wanted = GraphNetwork(separated, fitted).eval()(*inputs), GraphNetwork(graph, weights).eval()(*inputs)
+    found, wanted = separated.eval()(*inputs), original.eval()(*inputs)
     pairs = zip(found.values(), wanted.values(), strict=True) if isinstance(found, dict) else [(found, wanted)]
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 

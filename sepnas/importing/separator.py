@@ -42,7 +42,7 @@ class Separator:
         samples: Sequence[tuple[Tensor, ...]] = (),
         seed: int = 0,
     ) -> None:
-        self.graph = reading_whole_maps(network.graph)
+        self.original, self.graph = network, reading_whole_maps(network.graph, len(shares))
         self.weights = shaped_as(self.graph, network.weights_by_name)
         self.channels, self.arrays = channels_of(self.graph), arrays_of(self.weights)
         self.shares, self.read_out, self.samples, self.seed = tuple(shares), read_out, samples, seed

@@ -1,8 +1,9 @@
 """A separation as a document, ``sepnas.separation``: the device of each channel, and the messages that cross.
 
-It names the imported network that it belongs to by the digest of its graph, and holds no weights. A message of ``k``
-channels or mixtures with ``v`` values each costs ``payload_bytes(k * v, wire)`` bytes in its format, ``4 k v`` in fp32;
-a separation costs the sum over its messages.
+It names the imported network that it belongs to by the digest of its graph, in which wide layers behind a flattened
+map are convolutions (:mod:`sepnas.separation.whole_maps`), and holds no weights. A message of ``k`` channels or
+mixtures with ``v`` values each costs ``payload_bytes(k * v, wire)`` bytes in its format, ``4 k v`` in fp32; a
+separation costs the sum over its messages.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class TilesData(Part):
 class Separation(Document):
     """The groups of a network's channels on ``num_devices`` devices, and the messages between these.
 
-    ``network`` and ``graph`` are the name and the digest of the imported network. Device ``read_out`` answers.
+    ``network`` and ``graph`` are the name and the digest of what was separated. Device ``read_out`` answers.
     """
 
     format_name: ClassVar[str] = "sepnas.separation"

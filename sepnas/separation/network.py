@@ -81,7 +81,7 @@ def map_parts(graph: Graph, separation: Separation) -> dict[str, list[LocalTenso
     Mixtures of any values give the graph of the same names. Raises :class:`SpecError` if the separation is another
     network's.
     """
-    channels = channels_of(reading_whole_maps(graph))
+    channels = channels_of(reading_whole_maps(graph, separation.num_devices))
     mixtures = {
         (each.tensor, each.source, each.destination): np.eye(each.mixtures, len(each.channels))
         for each in separation.crossings if each.mixtures
