@@ -44,7 +44,7 @@ def measure_statistics(
             moments[name].add(rows_of(found[name].detach(), channels.axis(name)))
         for place, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
             if gradient is not None:
-                others = [axis for axis in range(gradient.dim()) if axis != layer.relation.axis % gradient.dim()]
+                others = [axis for axis in range(gradient.dim()) if axis != layer.relation.axis]
                 costs[place] = costs[place] + gradient.square().sum(others).double() / 2
         count += len(inputs[0])
         if told:

@@ -74,9 +74,9 @@ def _flattened_maps(graph: Graph, devices: int) -> dict[str, str]:
     found = {}
     for node in graph.nodes:
         if node.operator == "reshape" and _is_flattening(graph, node):
-            flat = node.outputs[0]
-            all_ = len(readers[flat]) == uses[flat]
-            if uses[flat] and all_ and all(_is_wide(graph, each, node, uses, devices) for each in readers[flat]):
+            flat, layers = node.outputs[0], readers[node.outputs[0]]
+            alone = 0 < len(layers) == uses[flat]
+            if alone and all(_is_wide(graph, layer, node, uses, devices) for layer in layers):
                 found[flat] = node.inputs["self"]
     return _with_channels(graph, found) if found else {}
 
